@@ -1,0 +1,77 @@
+# The only entry point for people and CI. Each target says what it does after `##`.
+
+CARGO ?= cargo
+
+# The agent is linked statically for both; rust-lld comes with the toolchain, so that neither needs a C compiler.
+AGENT_ARCHITECTURES := x86_64 aarch64
+AGENTS := target/agents
+# A ConfigMap holds 1 MiB; the budget leaves room for the next features.
+AGENT_SIZE_LIMIT := 870400
+
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER := rust-lld
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER := rust-lld
+# Size only: no relocation table, identical functions once, no index for unwinding (the agent aborts). Together 5 %.
+AGENT_RUSTFLAGS := -C relocation-model=static -C link-arg=--icf=all -C link-arg=--no-eh-frame-hdr
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS := $(AGENT_RUSTFLAGS)
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUSTFLAGS := $(AGENT_RUSTFLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help agent agent-size build install fmt lint test demo e2e clean $(AGENT_ARCHITECTURES:%=agent-%)
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+agent: $(AGENT_ARCHITECTURES:%=agent-%) ## build the static agents into target/agents
+
+$(AGENT_ARCHITECTURES:%=agent-%): agent-%:
+	@rustup target list --installed | grep -qx '$*-unknown-linux-musl' || rustup target add '$*-unknown-linux-musl'
+	$(CARGO) build --locked --package tunnel-agent --bin tunnel-agent --profile agent --target '$*-unknown-linux-musl'
+	@mkdir -p $(AGENTS)
+	@cmp -s 'target/$*-unknown-linux-musl/agent/tunnel-agent' '$(AGENTS)/tunnel-agent-$*' || \
+		cp 'target/$*-unknown-linux-musl/agent/tunnel-agent' '$(AGENTS)/tunnel-agent-$*'
+
+agent-size: agent ## fail when an agent has outgrown its ConfigMap's budget
+	@for agent in $(AGENT_ARCHITECTURES:%=$(AGENTS)/tunnel-agent-%); do \
+		size=$$(wc -c < $$agent); \
+		echo "$$agent: $$size of $(AGENT_SIZE_LIMIT) bytes"; \
+		test $$size -le $(AGENT_SIZE_LIMIT) || exit 1; \
+	done
+
+build: agent ## build the plugin with both agents inside (target/release/kubectl-tunnel)
+	$(CARGO) build --locked --release --bin kubectl-tunnel
+
+PREFIX ?= $(HOME)/.local
+
+install: build ## build, and copy the plugin to $(PREFIX)/bin
+	install -D -m 0755 target/release/kubectl-tunnel $(DESTDIR)$(PREFIX)/bin/kubectl-tunnel
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+# Below the plugin nothing may know Kubernetes, TLS, HTTP or a command line (README, invariants).
+AGENT_BANNED := kube kube-client k8s-openapi rustls hyper clap serde tracing
+
+lint: agent-size ## check formatting, lints, the agent's size and what it depends on
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@for name in $(AGENT_BANNED); do \
+		if $(CARGO) tree --locked -p tunnel-agent -e normal --prefix none | grep -qE "^$$name v"; then \
+			echo "tunnel-agent depends on $$name" >&2; exit 1; \
+		fi; \
+	done
+	@if grep -rnE 'crate::session' src/cluster src/cluster.rs || grep -nE 'crate::cluster|kube::' src/session.rs; then \
+		echo 'the cluster code and the session code must not know each other' >&2; exit 1; \
+	fi
+	@if grep -rnE '\b(e?print(ln)?!)' src --include=*.rs; then echo 'only src/ui.rs writes to the terminal' >&2; exit 1; fi
+
+test: agent ## run every hermetic test
+	$(CARGO) test --locked --workspace
+
+demo: agent ## proxy and expose end to end, against the playground or, with KUBECONFIG set, that cluster
+	$(CARGO) build --locked --package kubectl-tunnel --package tunnel-playground
+	bash tests/demo.sh target/debug/kubectl-tunnel target/debug/playground
+
+clean: ## remove what was built
+	$(CARGO) clean
+
+include tests/e2e.mk

@@ -1,0 +1,57 @@
+//! The agent of `kubectl tunnel`: runs in the pod, dials and accepts for the plugin.
+//!
+//! Reading order, which is also the way of a byte:
+//!
+//! ```text
+//!   attach       what exec starts: hands its stdin and stdout over and stays
+//!   attachments  the unix socket: takes them and makes a transport of them
+//!   agent        proves the transport, runs the session over it, decides when all is over (idle, status)
+//!   streams      what the plugin asks for, one task each
+//!   dial         resolve (hosts), ask the policy, connect        forward
+//!   listen       bind, accept, open a stream toward the plugin   reverse
+//!   edge         relays between a stream and a TCP connection; resets what ended early
+//! ```
+//!
+//! `config` is the environment, `log` the JSON lines, `socket_error` the meaning of errno. Everything that both
+//! programs must agree on is in `tunnel-wire`.
+//!
+//! Invariants: the agent ends by itself, whatever happens to the plugin; it listens on no port but the exposed
+//! ones; it needs no right, no shell and no writable file system but the unix socket's; nothing blocks its one
+//! thread.
+
+pub mod agent;
+pub mod attach;
+pub mod attachments;
+pub mod config;
+mod dial;
+mod edge;
+pub mod hosts;
+pub mod idle;
+mod listen;
+pub mod log;
+pub mod policy;
+mod resolve;
+mod socket_error;
+pub mod status;
+mod streams;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use agent::{Agent, Exit, Transport};
+pub use config::{Config, ConfigError};
+pub use log::Log;
+
+/// Runs one agent in this process, over the transports that arrive: what tests and the playground call.
+///
+/// It installs no signal handler, listens on no unix socket and ends no process. Its log goes to the
+/// transports only.
+pub async fn serve(
+    config: Config,
+    transports_rx: mpsc::Receiver<Transport>,
+    shutdown: CancellationToken,
+) -> Exit {
+    Agent::new(config, Log::new(|_| ()))
+        .run(transports_rx, shutdown)
+        .await
+}

@@ -1,0 +1,9 @@
+//! The agent as the plugin sees it: in this process over an in-memory pipe, and the real binary over real pipes.
+
+#![expect(clippy::unwrap_used, reason = "support of tests: a failure is the test's")]
+
+mod binary;
+mod forward;
+mod lifecycle;
+mod reverse;
+mod support;

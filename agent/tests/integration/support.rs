@@ -1,0 +1,242 @@
+//! A plugin's side of the wire, and agents to talk to. Every wait has a deadline; no test sleeps for a state.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadHalf, WriteHalf};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tunnel_agent::{Config, Exit, Transport, config, serve};
+use tunnel_wire::hello::{self, Hello, HelloError, Secret};
+use tunnel_wire::link::{self, LinkHandle, TransportEnd};
+use tunnel_wire::session::{self, End};
+use tunnel_wire::{Incoming, Open, OpenError, Session, Stream};
+
+pub(crate) const SESSION: &str = "k7x2pq";
+
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Fails the test instead of hanging it.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} takes more than {PATIENCE:?}"))
+}
+
+pub(crate) fn secret() -> Secret {
+    Secret::new([7; 32])
+}
+
+/// A loopback address of its own for each caller, so that fixed ports do not meet.
+pub(crate) fn address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [low, high, ..] = std::process::id().to_le_bytes();
+    IpAddr::from([127, 8 + high % 240, low, NEXT.fetch_add(1, Ordering::Relaxed)])
+}
+
+/// The environment of an agent; `vars` come first.
+pub(crate) fn environment(vars: &[(&str, &str)]) -> Vec<(String, String)> {
+    let digest = secret().digest().to_string();
+    let required = [
+        (config::SESSION, SESSION),
+        (config::SECRET_SHA256, digest.as_str()),
+        (config::ALLOW_TARGETS, "127.0.0.0/8"),
+    ];
+    let all = vars.iter().chain(&required);
+    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+pub(crate) fn config(vars: &[(&str, &str)]) -> Config {
+    let vars = environment(vars);
+    let var = |name: &str| {
+        vars.iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.clone())
+    };
+    Config::from_env(var, |path| std::fs::read_to_string(path)).unwrap()
+}
+
+/// An agent in this process.
+pub(crate) struct InProcess {
+    transports_tx: mpsc::Sender<Transport>,
+    pub(crate) shutdown: CancellationToken,
+    running: JoinSet<Exit>,
+}
+
+impl InProcess {
+    pub(crate) fn start(config: Config) -> Self {
+        let (transports_tx, transports_rx) = mpsc::channel(1);
+        let shutdown = CancellationToken::new();
+        let mut running = JoinSet::new();
+        running.spawn(serve(config, transports_rx, shutdown.clone()));
+        Self {
+            transports_tx,
+            shutdown,
+            running,
+        }
+    }
+
+    /// A new transport to the agent: what an exec is in life.
+    pub(crate) async fn transport(&self) -> PluginTransport {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (reader, writer) = tokio::io::split(far);
+        let (lines, lines_rx) = mpsc::channel(64);
+        let gone = CancellationToken::new();
+        let transport = Transport {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            lines,
+            gone: gone.clone(),
+        };
+        self.transports_tx.send(transport).await.unwrap();
+        let (reader, writer) = tokio::io::split(near);
+        PluginTransport {
+            reader,
+            writer,
+            lines: lines_rx,
+            gone,
+        }
+    }
+
+    /// A plugin with a session over a new transport.
+    pub(crate) async fn attach(&self) -> Plugin {
+        let transport = self.transport().await;
+        let mut plugin = soon("the hello", connect(transport.reader, transport.writer))
+            .await
+            .unwrap();
+        plugin.lines = Some(transport.lines);
+        plugin
+    }
+
+    pub(crate) async fn exit(&mut self) -> Exit {
+        soon("the agent's end", self.running.join_next())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+}
+
+/// The plugin's end of a transport without a hello yet.
+pub(crate) struct PluginTransport {
+    pub(crate) reader: ReadHalf<DuplexStream>,
+    pub(crate) writer: WriteHalf<DuplexStream>,
+    pub(crate) lines: mpsc::Receiver<String>,
+    pub(crate) gone: CancellationToken,
+}
+
+impl PluginTransport {
+    pub(crate) async fn hello(&mut self, hello: &Hello) -> Result<Hello, HelloError> {
+        soon(
+            "the hello",
+            hello::connect(&mut self.reader, &mut self.writer, hello),
+        )
+        .await
+    }
+}
+
+/// A plugin's side of a session.
+pub(crate) struct Plugin {
+    pub(crate) session: Session,
+    pub(crate) incoming: Incoming,
+    pub(crate) link: LinkHandle,
+    pub(crate) lines: Option<mpsc::Receiver<String>>,
+    transport: JoinSet<TransportEnd>,
+    _driver: JoinSet<()>,
+}
+
+/// Says hello and starts a session.
+pub(crate) async fn connect<R, W>(mut reader: R, mut writer: W) -> Result<Plugin, HelloError>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let hello = Hello::plugin(SESSION.parse().unwrap(), secret(), 1, 0);
+    hello::connect(&mut reader, &mut writer, &hello).await?;
+    let (link, io) = link::channel();
+    let (session, incoming, driver) = session::start(End::Plugin, link.clone(), io);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run());
+    let mut transport = JoinSet::new();
+    let running = link.clone();
+    transport.spawn(async move {
+        let end = running.run(reader, writer).await;
+        running.close(end.clone());
+        end
+    });
+    Ok(Plugin {
+        session,
+        incoming,
+        link,
+        lines: None,
+        transport,
+        _driver: tasks,
+    })
+}
+
+impl Plugin {
+    /// Opens a stream to a target and waits for the answer.
+    pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<Stream, OpenError> {
+        self.open(&Open::Dial {
+            host: host.to_owned(),
+            port,
+        })
+        .await
+    }
+
+    pub(crate) async fn open(&self, open: &Open) -> Result<Stream, OpenError> {
+        soon("the open", async {
+            let mut stream = self.session.open(open).await?;
+            stream.opened().await?;
+            Ok(stream)
+        })
+        .await
+    }
+
+    /// The next connection that a listener accepted.
+    pub(crate) async fn accepted(&mut self) -> (u16, SocketAddr, Stream) {
+        let accepted = soon("an accepted connection", self.incoming.accept())
+            .await
+            .expect("the session lives");
+        match accepted.open {
+            Open::Accepted { listener, peer } => (listener, peer, accepted.stream),
+            open @ (Open::Dial { .. } | Open::Listen { .. }) => panic!("the agent wants {open:?}"),
+        }
+    }
+
+    /// Why the transport ended.
+    pub(crate) async fn ended(&mut self) -> TransportEnd {
+        soon("the transport's end", self.transport.join_next())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Waits for a log line with this text.
+    pub(crate) async fn line(&mut self, text: &str) -> String {
+        line(self.lines.as_mut().expect("the agent is in this process"), text).await
+    }
+}
+
+/// Waits for a log line with this text.
+pub(crate) async fn line(lines: &mut mpsc::Receiver<String>, text: &str) -> String {
+    loop {
+        let line = soon("a log line", lines.recv()).await;
+        let line = line.unwrap_or_else(|| panic!("the log ended without a line with '{text}'"));
+        if line.contains(text) {
+            return line;
+        }
+    }
+}
+
+/// An upstream at a free port of 127.0.0.1.
+pub(crate) async fn upstream() -> (TcpListener, u16) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}

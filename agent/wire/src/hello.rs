@@ -1,0 +1,458 @@
+//! The first bytes on every transport, both ways: who speaks which version, for which session.
+//!
+//! It proves the session's secret to the agent and tells both ends where the link's stream stands. It
+//! does not frame anything that follows and keeps no state.
+//!
+//! ```text
+//!   0  magic "KTUN"
+//!   4  wire version u16
+//!   6  length u16 of all that follows, checksum included
+//!   8  sender u8: 1 plugin, 2 agent
+//!   9  verdict u8: 0 accepted, 1 version, 2 secret, 3 session (a plugin sends 0)
+//!  10  session id, 16 bytes, padded with NUL
+//!  26  secret, 32 bytes (an agent sends zeros)
+//!  58  transport number u32, counted by the plugin from 1
+//!  62  position received u64: link bytes this end has so far
+//!  70  software version: length u8, then at most 32 bytes
+//!  ..  crc32c u32 of everything before
+//! ```
+//!
+//! Magic, version and length keep their places in every version, so a mismatch can name both numbers.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::identity::ID_LENGTH;
+pub use crate::identity::{InvalidDigest, InvalidSessionId, Secret, SecretDigest, SessionId};
+use crate::version::{SOFTWARE_VERSION, WIRE_VERSION};
+
+/// How long either end may take for its hello. A round trip through an API server takes milliseconds to
+/// a second; the deadline is longer so that a slow line is not mistaken for a wrong program.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+const MAGIC: [u8; 4] = *b"KTUN";
+const FRONT: usize = 8;
+/// Sender, verdict, id, secret, transport, position, version length, checksum.
+const MIN_BODY: usize = 1 + 1 + ID_LENGTH + 32 + 4 + 8 + 1 + 4;
+const MAX_SOFTWARE: usize = 32;
+
+/// Who sent a hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Sender {
+    /// The program on the laptop.
+    Plugin = 1,
+    /// The program in the pod.
+    Agent = 2,
+}
+
+/// What the agent thinks of the plugin's hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verdict {
+    /// The transport is this session's now.
+    Accepted = 0,
+    /// The plugin speaks another wire version.
+    Version = 1,
+    /// The secret is not this session's.
+    Secret = 2,
+    /// The hello is for another session.
+    Session = 3,
+}
+
+/// One hello, sent or received.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// The wire version of the sender.
+    pub version: u16,
+    /// Who sent it.
+    pub sender: Sender,
+    /// The agent's answer; a plugin sends [`Verdict::Accepted`].
+    pub verdict: Verdict,
+    /// The session.
+    pub session: SessionId,
+    /// The session's secret; an agent sends zeros.
+    pub secret: Secret,
+    /// Which transport of the session this is, from 1.
+    pub transport: u32,
+    /// Bytes of the link's stream the sender has received so far.
+    pub received: u64,
+    /// The sender's software version, at most 32 bytes.
+    pub software: String,
+}
+
+/// Why a hello failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HelloError {
+    /// The other end said nothing in time.
+    #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
+    TimedOut,
+    /// The transport ended inside the hello.
+    #[error("the transport ended before the hello was complete")]
+    Ended,
+    /// The transport failed.
+    #[error("read or write the hello")]
+    Io(#[source] io::Error),
+    /// The bytes are not ours: a shell's prompt, an error page, another program.
+    #[error("the first bytes are not a hello: {0}")]
+    NotAHello(String),
+    /// The two programs are of different releases.
+    #[error("wire version {theirs} at the other end, {} here", WIRE_VERSION)]
+    Version {
+        /// The other end's version.
+        theirs: u16,
+    },
+    /// The bytes were altered on the way.
+    #[error("the hello was altered on the way (bad {0})")]
+    Altered(&'static str),
+    /// The agent does not accept this plugin.
+    #[error("{}", match .0 {
+        Verdict::Secret => "the secret is not this session's",
+        Verdict::Session => "the agent belongs to another session",
+        Verdict::Version => "the agent speaks another wire version",
+        Verdict::Accepted => "the agent accepted and refused at once",
+    })]
+    Refused(Verdict),
+}
+
+impl Hello {
+    /// The plugin's hello on a new transport.
+    #[must_use]
+    pub fn plugin(session: SessionId, secret: Secret, transport: u32, received: u64) -> Self {
+        Self {
+            version: WIRE_VERSION,
+            sender: Sender::Plugin,
+            verdict: Verdict::Accepted,
+            session,
+            secret,
+            transport,
+            received,
+            software: SOFTWARE_VERSION.to_owned(),
+        }
+    }
+
+    /// The agent's answer to a plugin's hello.
+    #[must_use]
+    pub fn agent(session: SessionId, verdict: Verdict, transport: u32, received: u64) -> Self {
+        Self {
+            sender: Sender::Agent,
+            verdict,
+            ..Self::plugin(session, Secret::new([0; 32]), transport, received)
+        }
+    }
+
+    /// What an agent of `session` has to say about this plugin's hello.
+    #[must_use]
+    pub fn judge(&self, session: &SessionId, digest: &SecretDigest) -> Verdict {
+        if self.session != *session {
+            Verdict::Session
+        } else if digest.proves(&self.secret) {
+            Verdict::Accepted
+        } else {
+            Verdict::Secret
+        }
+    }
+
+    /// The bytes that go first on a transport.
+    #[must_use]
+    pub fn encode(&self) -> BytesMut {
+        let software = &self.software.as_bytes()[..self.software.len().min(MAX_SOFTWARE)];
+        let mut out = BytesMut::with_capacity(FRONT + MIN_BODY + MAX_SOFTWARE);
+        out.put_slice(&MAGIC);
+        out.put_u16(self.version);
+        out.put_u16(u16::try_from(MIN_BODY + software.len()).expect("bounded by MAX_SOFTWARE"));
+        out.put_u8(self.sender as u8);
+        out.put_u8(self.verdict as u8);
+        let mut id = [0; ID_LENGTH];
+        id[..self.session.as_str().len()].copy_from_slice(self.session.as_str().as_bytes());
+        out.put_slice(&id);
+        out.put_slice(self.secret.as_bytes());
+        out.put_u32(self.transport);
+        out.put_u64(self.received);
+        out.put_u8(u8::try_from(software.len()).expect("bounded by MAX_SOFTWARE"));
+        out.put_slice(software);
+        let crc = crc32c::crc32c(&out);
+        out.put_u32(crc);
+        out
+    }
+
+    /// Length of the whole hello, from its first eight bytes.
+    fn length(front: [u8; FRONT]) -> Result<usize, HelloError> {
+        if front[..4] != MAGIC {
+            return Err(HelloError::NotAHello(front.escape_ascii().to_string()));
+        }
+        let theirs = u16::from_be_bytes([front[4], front[5]]);
+        if theirs != WIRE_VERSION {
+            return Err(HelloError::Version { theirs });
+        }
+        let length = usize::from(u16::from_be_bytes([front[6], front[7]]));
+        if !(MIN_BODY..=MIN_BODY + MAX_SOFTWARE).contains(&length) {
+            return Err(HelloError::Altered("length"));
+        }
+        Ok(FRONT + length)
+    }
+
+    /// Decodes a whole hello.
+    ///
+    /// # Errors
+    /// The bytes are no hello, of another version, or were altered.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HelloError> {
+        let front = bytes.first_chunk().ok_or(HelloError::Ended)?;
+        if bytes.len() != Self::length(*front)? {
+            return Err(HelloError::Altered("length"));
+        }
+        let (mut rest, crc) = bytes.split_at(bytes.len() - 4);
+        if crc32c::crc32c(rest).to_be_bytes() != crc {
+            return Err(HelloError::Altered("checksum"));
+        }
+        rest.advance(FRONT);
+        let sender = match rest.get_u8() {
+            1 => Sender::Plugin,
+            2 => Sender::Agent,
+            _ => return Err(HelloError::Altered("sender")),
+        };
+        let verdict = match rest.get_u8() {
+            0 => Verdict::Accepted,
+            1 => Verdict::Version,
+            2 => Verdict::Secret,
+            3 => Verdict::Session,
+            _ => return Err(HelloError::Altered("verdict")),
+        };
+        let mut id = [0; ID_LENGTH];
+        rest.copy_to_slice(&mut id);
+        let session = std::str::from_utf8(&id)
+            .ok()
+            .and_then(|text| text.trim_end_matches('\0').parse().ok())
+            .ok_or(HelloError::Altered("session id"))?;
+        let mut secret = [0; 32];
+        rest.copy_to_slice(&mut secret);
+        let transport = rest.get_u32();
+        let received = rest.get_u64();
+        if usize::from(rest.get_u8()) != rest.len() {
+            return Err(HelloError::Altered("software version"));
+        }
+        let software = String::from_utf8_lossy(rest).into_owned();
+        Ok(Self {
+            version: WIRE_VERSION,
+            sender,
+            verdict,
+            session,
+            secret: Secret::new(secret),
+            transport,
+            received,
+            software,
+        })
+    }
+
+    /// Reads one hello and not a byte more. Has no deadline of its own.
+    ///
+    /// # Errors
+    /// The transport ended or failed, or the bytes are no hello of this version.
+    pub async fn read(reader: &mut (impl AsyncRead + Unpin)) -> Result<Self, HelloError> {
+        let mut front = [0; FRONT];
+        reader.read_exact(&mut front).await.map_err(read_error)?;
+        let mut whole = vec![0; Self::length(front)?];
+        whole[..FRONT].copy_from_slice(&front);
+        reader.read_exact(&mut whole[FRONT..]).await.map_err(read_error)?;
+        Self::decode(&whole)
+    }
+
+    /// Writes and flushes this hello.
+    ///
+    /// # Errors
+    /// The transport failed.
+    pub async fn write(&self, writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), HelloError> {
+        writer.write_all(&self.encode()).await.map_err(HelloError::Io)?;
+        writer.flush().await.map_err(HelloError::Io)
+    }
+}
+
+/// The plugin's half: says hello and waits for the agent's, at most [`HELLO_TIMEOUT`].
+///
+/// # Errors
+/// Every way in which the other end is not this session's agent.
+pub async fn connect(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+    hello: &Hello,
+) -> Result<Hello, HelloError> {
+    // An agent of another version answers without reading all of ours: the answer must not wait for the write.
+    let written = async {
+        match hello.write(writer).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => Err(error),
+        }
+    };
+    let exchange = async {
+        tokio::select! {
+            answer = Hello::read(reader) => answer,
+            failed = written => failed,
+        }
+    };
+    let answer = tokio::time::timeout(HELLO_TIMEOUT, exchange)
+        .await
+        .map_err(|_| HelloError::TimedOut)??;
+    match answer.verdict {
+        Verdict::Accepted if answer.sender != Sender::Agent => Err(HelloError::Altered("sender")),
+        Verdict::Accepted if answer.session != hello.session => Err(HelloError::Refused(Verdict::Session)),
+        Verdict::Accepted => Ok(answer),
+        refused @ (Verdict::Version | Verdict::Secret | Verdict::Session) => {
+            Err(HelloError::Refused(refused))
+        }
+    }
+}
+
+/// The agent's half of reading: waits for a plugin's hello, at most [`HELLO_TIMEOUT`], and judges it.
+///
+/// The agent answers a refusal here; after `Ok` it first retires the transport it had, then answers with
+/// [`Hello::agent`] itself, since the position in that answer is final only then.
+///
+/// # Errors
+/// The hello did not come, is of another version, or does not prove the session's secret.
+pub async fn accept(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+    session: &SessionId,
+    digest: &SecretDigest,
+) -> Result<Hello, HelloError> {
+    let exchange = async {
+        let (verdict, failure) = match Hello::read(reader).await {
+            Ok(hello) if hello.sender == Sender::Plugin => match hello.judge(session, digest) {
+                Verdict::Accepted => return Ok(hello),
+                verdict @ (Verdict::Version | Verdict::Secret | Verdict::Session) => {
+                    (verdict, HelloError::Refused(verdict))
+                }
+            },
+            Ok(_) => return Err(HelloError::Altered("sender")),
+            Err(failure @ HelloError::Version { .. }) => (Verdict::Version, failure),
+            Err(failure) => return Err(failure),
+        };
+        Hello::agent(session.clone(), verdict, 0, 0).write(writer).await?;
+        Err(failure)
+    };
+    tokio::time::timeout(HELLO_TIMEOUT, exchange)
+        .await
+        .map_err(|_| HelloError::TimedOut)?
+}
+
+fn read_error(error: io::Error) -> HelloError {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        HelloError::Ended
+    } else {
+        HelloError::Io(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> SessionId {
+        text.parse().unwrap()
+    }
+
+    fn secret() -> Secret {
+        Secret::new([7; 32])
+    }
+
+    #[test]
+    fn fixed_vector() {
+        let mut hello = Hello::plugin(id("x7k2p9"), secret(), 3, 0x0102);
+        hello.software = "0.1.0".to_owned();
+        let text = crate::hex(&hello.encode());
+        assert_eq!(
+            text,
+            concat!(
+                "4b54554e",
+                "0001",
+                "0048",
+                "01",
+                "00",
+                "78376b32703900000000000000000000"
+            )
+            .to_owned()
+                + &"07".repeat(32)
+                + concat!("00000003", "0000000000000102", "05", "302e312e30", "b11ee957")
+        );
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_and_every_flipped_bit_is_seen() {
+        let hello = Hello::plugin(id("abc"), secret(), 1, 99);
+        let bytes = hello.encode();
+        let back = Hello::decode(&bytes).unwrap();
+        assert_eq!((back.session, back.transport, back.received), (id("abc"), 1, 99));
+        assert!(secret().digest().proves(&back.secret));
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Hello::decode(&bad).is_err(), "bit {bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert!(Hello::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    async fn shake(
+        plugin: Hello,
+        session: &str,
+        digest: SecretDigest,
+    ) -> (Result<Hello, HelloError>, Result<Hello, HelloError>) {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (mut near_reader, mut near_writer) = tokio::io::split(&mut near);
+        let (mut far_reader, mut far_writer) = tokio::io::split(&mut far);
+        let session = id(session);
+        let agent = async {
+            let hello = accept(&mut far_reader, &mut far_writer, &session, &digest).await?;
+            Hello::agent(session.clone(), Verdict::Accepted, hello.transport, 5)
+                .write(&mut far_writer)
+                .await?;
+            Ok(hello)
+        };
+        tokio::join!(connect(&mut near_reader, &mut near_writer, &plugin), agent)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_right_secret_is_accepted() {
+        let plugin = Hello::plugin(id("abc"), secret(), 2, 0);
+        let (near, far) = shake(plugin, "abc", secret().digest()).await;
+        assert_eq!(near.unwrap().received, 5);
+        assert_eq!(far.unwrap().transport, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_secret_a_wrong_session_and_a_wrong_version_are_told() {
+        let wrong = Hello::plugin(id("abc"), Secret::new([1; 32]), 1, 0);
+        let (near, far) = shake(wrong, "abc", secret().digest()).await;
+        assert!(matches!(near, Err(HelloError::Refused(Verdict::Secret))));
+        assert!(matches!(far, Err(HelloError::Refused(Verdict::Secret))));
+
+        let other = Hello::plugin(id("abd"), secret(), 1, 0);
+        let (near, _) = shake(other, "abc", secret().digest()).await;
+        assert!(matches!(near, Err(HelloError::Refused(Verdict::Session))));
+
+        let mut newer = Hello::plugin(id("abc"), secret(), 1, 0);
+        newer.version = 9;
+        let (near, far) = shake(newer, "abc", secret().digest()).await;
+        assert!(matches!(near, Err(HelloError::Refused(Verdict::Version))));
+        assert!(matches!(far, Err(HelloError::Version { theirs: 9 })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shell_a_silence_and_an_end_are_told_apart() {
+        let hello = Hello::plugin(id("abc"), secret(), 1, 0);
+        let mut sink = tokio::io::sink();
+        let prompt = connect(&mut &b"sh: tunnel-agent: not found\n"[..], &mut sink, &hello).await;
+        assert!(matches!(prompt, Err(HelloError::NotAHello(text)) if text == "sh: tunn"));
+        let ended = connect(&mut &b"KT"[..], &mut sink, &hello).await;
+        assert!(matches!(ended, Err(HelloError::Ended)));
+        let (mut silent, _other) = tokio::io::duplex(8);
+        assert!(matches!(
+            connect(&mut silent, &mut sink, &hello).await,
+            Err(HelloError::TimedOut)
+        ));
+    }
+}

@@ -1,0 +1,403 @@
+//! What travels inside one stream: pure encoding and decoding.
+//!
+//! ```text
+//!  0      1            4
+//!  +------+------------+----------------------+
+//!  | type | length u24 | payload, length bytes |
+//!  +------+------------+----------------------+
+//! ```
+//!
+//! | type | name | sent by | payload |
+//! |---|---|---|---|
+//! | 1 | open | opener, first | kind u8, then by kind (below) |
+//! | 2 | seen | acceptor, at once | empty; the opener's mux may open further streams |
+//! | 3 | opened | acceptor | empty |
+//! | 4 | refused | acceptor, last | code u8, text |
+//! | 5 | data | both | 1..=16,380 bytes, within what the receiver granted |
+//! | 6 | grant | both | bytes u32 the other may send in addition |
+//! | 7 | end | both | empty; no data follows in this direction |
+//! | 8 | abort | both, last | text; both directions are void |
+//!
+//! | open kind | payload after the kind |
+//! |---|---|
+//! | 1 dial | port u16, host as UTF-8, 1..=255 bytes |
+//! | 2 listen | listener u16, port u16 |
+//! | 3 accepted | listener u16, peer port u16, peer address, 4 or 16 bytes |
+//!
+//! A stream that ends without `end`, `refused` or `abort` was cut: yamux itself reports a reset and the
+//! death of a connection as a clean end of file.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::error::{DecodeError, MAX_DETAIL, Refusal, RefusalCode, clip};
+
+/// Bytes in front of each payload.
+pub const HEADER: usize = 4;
+
+/// Most bytes in one data message: with its header it fills one frame of yamux.
+pub const MAX_DATA: usize = 16 * 1024 - HEADER;
+
+/// Longest host name in an open, in bytes (RFC 1035 allows 253 characters).
+pub const MAX_HOST: usize = 255;
+
+/// What the opener wants from the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Open {
+    /// Plugin to agent: dial this target and relay.
+    Dial {
+        /// A name or an IP address as the user gave it, without brackets; at most [`MAX_HOST`] bytes.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// Plugin to agent: listen on this port of the pod until this stream ends.
+    Listen {
+        /// The plugin's number for this listener.
+        listener: u16,
+        /// The port in the pod; 0 lets the system choose (for tests).
+        port: u16,
+    },
+    /// Agent to plugin: a connection that a listener accepted.
+    Accepted {
+        /// The listener's number.
+        listener: u16,
+        /// Who connected, as the pod saw it.
+        peer: SocketAddr,
+    },
+}
+
+/// One message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// The first message.
+    Open(Open),
+    /// The open has arrived.
+    Seen,
+    /// The stream is connected to what was asked for.
+    Opened,
+    /// It is not, and why.
+    Refused(Refusal),
+    /// Bytes.
+    Data(Bytes),
+    /// The other end may send so many bytes more.
+    Grant(u32),
+    /// This direction has ended.
+    End,
+    /// Both directions are void, and why.
+    Abort(String),
+}
+
+impl Message {
+    /// Appends the encoded message.
+    ///
+    /// # Panics
+    /// When data or host are longer than their limits: the caller cuts or refuses them.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Open(open) => encode_open(open, out),
+            Self::Seen => put_header(2, 0, out),
+            Self::Opened => put_header(3, 0, out),
+            Self::Refused(refusal) => {
+                let detail = clip(&refusal.detail);
+                put_header(4, 1 + detail.len(), out);
+                out.put_u8(refusal.code as u8);
+                out.put_slice(detail.as_bytes());
+            }
+            Self::Data(bytes) => encode_data(bytes, out),
+            Self::Grant(bytes) => {
+                put_header(6, 4, out);
+                out.put_u32(*bytes);
+            }
+            Self::End => put_header(7, 0, out),
+            Self::Abort(detail) => {
+                let detail = clip(detail);
+                put_header(8, detail.len(), out);
+                out.put_slice(detail.as_bytes());
+            }
+        }
+    }
+}
+
+/// Appends a data message without needing the payload as `Bytes`: the hot path of a stream.
+///
+/// # Panics
+/// When `bytes` is empty or longer than [`MAX_DATA`].
+pub fn encode_data(bytes: &[u8], out: &mut BytesMut) {
+    assert!(
+        (1..=MAX_DATA).contains(&bytes.len()),
+        "a data message holds 1 to {MAX_DATA} bytes"
+    );
+    put_header(5, bytes.len(), out);
+    out.put_slice(bytes);
+}
+
+fn encode_open(open: &Open, out: &mut BytesMut) {
+    match open {
+        Open::Dial { host, port } => {
+            assert!(
+                (1..=MAX_HOST).contains(&host.len()),
+                "a host has 1 to {MAX_HOST} bytes"
+            );
+            put_header(1, 3 + host.len(), out);
+            out.put_u8(1);
+            out.put_u16(*port);
+            out.put_slice(host.as_bytes());
+        }
+        Open::Listen { listener, port } => {
+            put_header(1, 5, out);
+            out.put_u8(2);
+            out.put_u16(*listener);
+            out.put_u16(*port);
+        }
+        Open::Accepted { listener, peer } => {
+            put_header(1, if peer.is_ipv4() { 9 } else { 21 }, out);
+            out.put_u8(3);
+            out.put_u16(*listener);
+            out.put_u16(peer.port());
+            match peer.ip() {
+                IpAddr::V4(ip) => out.put_slice(&ip.octets()),
+                IpAddr::V6(ip) => out.put_slice(&ip.octets()),
+            }
+        }
+    }
+}
+
+fn put_header(kind: u8, length: usize, out: &mut BytesMut) {
+    let mut header = u32::try_from(length).expect("messages are short").to_be_bytes();
+    header[0] = kind;
+    out.reserve(HEADER + length);
+    out.put_slice(&header);
+}
+
+/// Cuts a stream's bytes, which arrive in any pieces, into messages. Data is not copied when a piece
+/// holds a whole message.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The piece being read.
+    piece: Bytes,
+    /// The beginning of a message whose end has not arrived.
+    partial: BytesMut,
+}
+
+impl Decoder {
+    /// Gives the next piece. The one before must have been used up: [`Decoder::decode`] returned `None`.
+    pub fn push(&mut self, piece: Bytes) {
+        debug_assert!(self.piece.is_empty(), "the piece before is used up");
+        self.piece = piece;
+    }
+
+    /// The next whole message, or `None` when another piece is needed.
+    ///
+    /// # Errors
+    /// The bytes are no messages; nothing behind them can be trusted.
+    pub fn decode(&mut self) -> Result<Option<Message>, DecodeError> {
+        if self.partial.is_empty() {
+            if let Some((kind, length)) = header(&self.piece)?
+                && self.piece.len() >= HEADER + length
+            {
+                self.piece.advance(HEADER);
+                return decode(kind, self.piece.split_to(length)).map(Some);
+            }
+            if self.piece.is_empty() {
+                return Ok(None);
+            }
+        }
+        self.fill(HEADER);
+        let Some((kind, length)) = header(&self.partial)? else {
+            return Ok(None);
+        };
+        self.fill(HEADER + length);
+        if self.partial.len() < HEADER + length {
+            return Ok(None);
+        }
+        let mut whole = std::mem::take(&mut self.partial).freeze();
+        whole.advance(HEADER);
+        decode(kind, whole).map(Some)
+    }
+
+    fn fill(&mut self, length: usize) {
+        let missing = length.saturating_sub(self.partial.len()).min(self.piece.len());
+        self.partial.extend_from_slice(&self.piece.split_to(missing));
+    }
+}
+
+/// Type and length, once the header is whole; the length is checked before it is waited for.
+fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, DecodeError> {
+    let Some([kind, rest @ ..]) = bytes.first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    let length = usize::try_from(u32::from_be_bytes([0, rest[0], rest[1], rest[2]])).unwrap_or(usize::MAX);
+    let fits = match *kind {
+        1 => (4..=3 + MAX_HOST).contains(&length),
+        2 | 3 | 7 => length == 0,
+        4 => (1..=1 + MAX_DETAIL).contains(&length),
+        5 => (1..=MAX_DATA).contains(&length),
+        6 => length == 4,
+        8 => length <= MAX_DETAIL,
+        unknown => return Err(DecodeError::UnknownType(unknown)),
+    };
+    if fits {
+        Ok(Some((*kind, length)))
+    } else {
+        Err(DecodeError::BadLength { kind: *kind, length })
+    }
+}
+
+fn decode(kind: u8, mut payload: Bytes) -> Result<Message, DecodeError> {
+    Ok(match kind {
+        1 => Message::Open(decode_open(payload)?),
+        2 => Message::Seen,
+        3 => Message::Opened,
+        4 => {
+            let code = RefusalCode::from_u8(payload.get_u8());
+            Message::Refused(Refusal {
+                code,
+                detail: text(&payload)?,
+            })
+        }
+        5 => Message::Data(payload),
+        6 => Message::Grant(payload.get_u32()),
+        7 => Message::End,
+        _ => Message::Abort(text(&payload)?),
+    })
+}
+
+fn decode_open(mut payload: Bytes) -> Result<Open, DecodeError> {
+    match (payload.get_u8(), payload.len()) {
+        (1, 3..) => {
+            let port = payload.get_u16();
+            Ok(Open::Dial {
+                host: text(&payload)?,
+                port,
+            })
+        }
+        (2, 4) => Ok(Open::Listen {
+            listener: payload.get_u16(),
+            port: payload.get_u16(),
+        }),
+        (3, length @ (8 | 20)) => {
+            let listener = payload.get_u16();
+            let port = payload.get_u16();
+            let ip = if length == 8 {
+                IpAddr::from(payload.get_u32().to_be_bytes())
+            } else {
+                IpAddr::from(payload.get_u128().to_be_bytes())
+            };
+            Ok(Open::Accepted {
+                listener,
+                peer: SocketAddr::new(ip, port),
+            })
+        }
+        _ => Err(DecodeError::BadField("open")),
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<String, DecodeError> {
+    std::str::from_utf8(bytes)
+        .map(str::to_owned)
+        .map_err(|_| DecodeError::BadField("text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Message> {
+        vec![
+            Message::Open(Open::Dial {
+                host: "web.dev".to_owned(),
+                port: 80,
+            }),
+            Message::Open(Open::Listen {
+                listener: 1,
+                port: 20_001,
+            }),
+            Message::Open(Open::Accepted {
+                listener: 1,
+                peer: "10.1.2.3:4567".parse().unwrap(),
+            }),
+            Message::Open(Open::Accepted {
+                listener: 2,
+                peer: "[fd00::1]:4567".parse().unwrap(),
+            }),
+            Message::Seen,
+            Message::Opened,
+            Message::Refused(Refusal::new(
+                RefusalCode::ConnectionRefused,
+                "dial 10.0.0.1:9: connection refused",
+            )),
+            Message::Data(Bytes::from_static(b"bytes")),
+            Message::Grant(65_536),
+            Message::End,
+            Message::Abort("gone".to_owned()),
+        ]
+    }
+
+    fn encode(message: &Message) -> BytesMut {
+        let mut out = BytesMut::new();
+        message.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn fixed_vectors() {
+        let hex = |message: &Message| crate::hex(&encode(message));
+        let all = all();
+        assert_eq!(hex(&all[0]), "0100000a0100507765622e646576");
+        assert_eq!(hex(&all[1]), "010000050200014e21");
+        assert_eq!(hex(&all[2]), "0100000903000111d70a010203");
+        assert_eq!(hex(&all[4]), "02000000");
+        assert_eq!(hex(&all[7]), "050000056279746573");
+        assert_eq!(hex(&all[8]), "0600000400010000");
+        assert_eq!(hex(&all[10]), "08000004676f6e65");
+    }
+
+    #[test]
+    fn messages_survive_any_split() {
+        let wire: Vec<u8> = all().iter().flat_map(encode).collect();
+        for chunk in 1..=wire.len() {
+            let mut decoder = Decoder::default();
+            let mut seen = Vec::new();
+            for piece in wire.chunks(chunk) {
+                decoder.push(Bytes::copy_from_slice(piece));
+                while let Some(message) = decoder.decode().unwrap() {
+                    seen.push(message);
+                }
+            }
+            assert_eq!(seen, all(), "in pieces of {chunk}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_never_a_panic() {
+        for bad in [
+            &[0u8, 0, 0, 0][..],
+            &[9, 0, 0, 0],
+            &[2, 0, 0, 1],
+            &[5, 0, 0, 0],
+            &[5, 0xff, 0xff, 0xff],
+            &[6, 0, 0, 3],
+            &[1, 0, 0, 5, 9, 0, 0, 0, 0],
+            &[1, 0, 0, 6, 3, 0, 0, 0, 0, 0],
+            &[8, 0, 0, 1, 0xff],
+        ] {
+            let mut decoder = Decoder::default();
+            decoder.push(Bytes::copy_from_slice(bad));
+            assert!(decoder.decode().is_err(), "{bad:?}");
+        }
+        // Every short input, exhaustively in its first bytes: decoding ends without a panic.
+        for kind in 0..=255u8 {
+            for length in 0..24u8 {
+                for fill in [0u8, 1, 2, 3, 255] {
+                    let mut bytes = vec![kind, 0, 0, length];
+                    bytes.extend(std::iter::repeat_n(fill, 24));
+                    let mut decoder = Decoder::default();
+                    decoder.push(Bytes::from(bytes));
+                    while let Ok(Some(_)) = decoder.decode() {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What can be typed: names, defaults and help text. What it means is decided by the commands.
+//!
+//! kubectl's flags are in kubectl's spelling ([`kube_flags`]); the agent's pod is described by
+//! [`agent_flags`], the local proxy by [`proxy_flags`], exposed ports by [`port`].
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+pub mod agent_flags;
+pub mod go_duration;
+pub mod kube_flags;
+pub mod port;
+pub mod proxy_flags;
+
+use agent_flags::AgentFlags;
+use kube_flags::KubeFlags;
+use proxy_flags::ProxyFlags;
+
+use crate::logging::LogFormat;
+use crate::ui::Output;
+
+/// Reach everything in the cluster by name, and let the cluster reach your laptop.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = LONG_ABOUT, after_help = EXAMPLES, max_term_width = 100)]
+#[command(bin_name = "kubectl tunnel", disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// kubectl's flags
+    #[command(flatten)]
+    pub kube: KubeFlags,
+
+    /// Output flags
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+const LONG_ABOUT: &str = "\
+Reach everything in the cluster by name, and let the cluster reach your laptop.
+
+Starts a small agent in your namespace, talks to it over the API server's exec, and removes it at the end.
+It needs the ClusterRole `edit` in that namespace and nothing else: no operator, no root, no image of its own.";
+
+const EXAMPLES: &str = "\
+Examples:
+  # reach everything the namespace can reach, through one local port
+  kubectl tunnel proxy
+  curl -x http://127.0.0.1:6080 http://web/
+
+  # let pods reach a program on this laptop
+  kubectl tunnel expose 1234
+
+  # remove what a dead session left behind
+  kubectl tunnel cleanup";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// One local port that speaks HTTP proxy, SOCKS5 and routes by Host header
+    Proxy(ProxyArgs),
+    /// A Service in the cluster whose connections come to this laptop
+    Expose(ExposeArgs),
+    /// Remove what dead sessions of yours left in the cluster
+    Cleanup(CleanupArgs),
+    /// Print the version of the plugin and of the agents it carries
+    Version(VersionArgs),
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output flags")]
+pub struct OutputFlags {
+    /// Log level: 0 warnings, 1-2 info, 3-4 one line a connection, 5 and more everything
+    #[arg(short = 'v', long = "v", value_name = "N", global = true, num_args = 0..=1, default_value_t = 0,
+          default_missing_value = "1", require_equals = true, help_heading = "Output flags")]
+    pub verbosity: u8,
+
+    /// Say less: only errors and the ready lines; twice: only errors
+    #[arg(short = 'q', long, global = true, action = ArgAction::Count, help_heading = "Output flags")]
+    pub quiet: u8,
+
+    /// What stdout carries: text, or one JSON event a line
+    #[arg(
+        short = 'o',
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        help_heading = "Output flags"
+    )]
+    pub output: Output,
+
+    /// How log lines look
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        help_heading = "Output flags"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Flags of the commands that run a session.
+#[derive(Debug, Clone, Args)]
+pub struct SessionFlags {
+    /// Write the ready event to this file once everything works; it is removed at the end
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+
+    /// The agent's pod
+    #[command(flatten)]
+    pub agent: AgentFlags,
+}
+
+/// `proxy`
+#[derive(Debug, Args)]
+#[command(after_help = PROXY_EXAMPLES)]
+pub struct ProxyArgs {
+    /// The local port
+    #[command(flatten)]
+    pub proxy: ProxyFlags,
+
+    /// The session
+    #[command(flatten)]
+    pub session: SessionFlags,
+}
+
+const PROXY_EXAMPLES: &str = "\
+Names are resolved in the cluster, as a pod of the namespace would: web, web.other, web.other.svc, a pod's IP.
+
+Examples:
+  # one port for everything
+  kubectl tunnel proxy
+  curl -x http://127.0.0.1:6080 http://web/
+  curl --socks5-hostname 127.0.0.1:6080 http://web.dev.svc.cluster.local/
+  curl -H 'Host: web' http://127.0.0.1:6080/
+
+  # for a whole shell: any free port, and the variables programs look at
+  eval \"$(kubectl tunnel proxy --listen 127.0.0.1:0 --print-env &)\"    # kill $KUBECTL_TUNNEL_PID ends it
+
+  # two doors, one of them for the local network (it warns: whoever reaches it reaches the cluster)
+  kubectl tunnel proxy --listen 127.0.0.1:6080 --listen 192.168.0.5:6080 --auth-file users.txt";
+
+/// `expose`
+#[derive(Debug, Args)]
+#[command(after_help = EXPOSE_EXAMPLES)]
+pub struct ExposeArgs {
+    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT
+    #[arg(value_name = "[NAME] PORT", required = true, num_args = 1..)]
+    pub name_and_ports: Vec<String>,
+
+    /// Open the proxy of `kubectl tunnel proxy` in the same session
+    #[arg(long)]
+    pub proxy: bool,
+
+    /// The local port of --proxy
+    #[command(flatten)]
+    pub proxy_flags: ProxyFlags,
+
+    /// The session
+    #[command(flatten)]
+    pub session: SessionFlags,
+}
+
+const EXPOSE_EXAMPLES: &str = "\
+Without a name the Service is called tunnel-PORT. An existing Service is never changed.
+While it runs, every pod that may reach the namespace can connect to the program.
+
+Examples:
+  # Service tunnel-1234, port 1234 -> localhost:1234
+  kubectl tunnel expose 1234
+
+  # a named Service with two ports, and the proxy in the same session
+  kubectl tunnel expose api 80:1234 443:8443 --proxy
+
+  # a program on another host the laptop can reach
+  kubectl tunnel expose db 5432:db.lan:5432";
+
+/// `cleanup`
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Only print what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// In every namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+
+    /// Also remove sessions that cannot be told dead from alive
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `version`
+#[derive(Debug, Args)]
+pub struct VersionArgs {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_is_what_people_type() {
+        let error = Cli::try_parse_from(["kubectl-tunnel", "proxy", "--nope"]).unwrap_err();
+        assert!(
+            error.to_string().contains("Usage: kubectl tunnel proxy"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn v_is_kubectls_number() {
+        let verbosity = |flags: &[&str]| {
+            let arguments = ["kubectl-tunnel", "version"].iter().chain(flags);
+            Cli::try_parse_from(arguments).map(|cli| cli.output.verbosity)
+        };
+        assert_eq!(verbosity(&[]).unwrap(), 0);
+        assert_eq!(verbosity(&["-v"]).unwrap(), 1);
+        assert_eq!(verbosity(&["-v=6"]).unwrap(), 6);
+        assert_eq!(verbosity(&["--v=2"]).unwrap(), 2);
+        assert!(verbosity(&["-v=x"]).is_err());
+    }
+}

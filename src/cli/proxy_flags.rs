@@ -1,0 +1,152 @@
+//! The flags of the local port: what was typed, and what it means.
+//!
+//! Used by every command that opens the port (`proxy`, `expose --proxy`). Reads the auth file, binds nothing.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::listener::{Credentials, CredentialsError, Limits, ListenAddress, Options, Shell};
+
+/// Flags of the local proxy port.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Proxy options")]
+pub struct ProxyFlags {
+    /// Address and port to listen on; repeatable; port 0 is the next free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
+    pub listen: Vec<ListenAddress>,
+
+    /// Let only the users of this file connect (lines of user:password; turns Host routing off)
+    #[arg(long, value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
+
+    /// Print the lines that make a shell's programs use the proxy [bash when no shell is named]
+    #[arg(
+        long,
+        value_name = "SHELL",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = DEFAULT_SHELL
+    )]
+    pub print_env: Option<Shell>,
+
+    /// The cluster's DNS domain, for requests routed by their Host header
+    #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN, value_parser = domain)]
+    pub cluster_domain: String,
+}
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:6080";
+
+const DEFAULT_DOMAIN: &str = "cluster.local";
+
+const DEFAULT_SHELL: &str = if cfg!(windows) { "powershell" } else { "bash" };
+
+impl ProxyFlags {
+    /// The first flag that was given a value of its own, in alphabetical order.
+    #[must_use]
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            ("--auth-file", self.auth_file.is_some()),
+            ("--cluster-domain", self.cluster_domain != DEFAULT_DOMAIN),
+            (
+                "--listen",
+                self.listen != [DEFAULT_LISTEN.parse().unwrap_or(ListenAddress::Localhost(0))],
+            ),
+            ("--print-env", self.print_env.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// The listener's options, for a session in `namespace`.
+    ///
+    /// # Errors
+    /// The auth file cannot be used.
+    pub fn options(&self, namespace: &str) -> Result<Options, CredentialsError> {
+        let credentials = self.auth_file.as_deref().map(Credentials::read).transpose()?;
+        Ok(Options {
+            listen: self.listen.clone(),
+            credentials,
+            cluster_domain: self.cluster_domain.clone(),
+            namespace: namespace.to_owned(),
+            limits: Limits::default(),
+        })
+    }
+}
+
+/// A domain that a name can end with.
+fn domain(text: &str) -> Result<String, String> {
+    let domain = text.trim_matches('.');
+    crate::listener::Target::new(domain, 1)
+        .map(|target| target.host)
+        .map_err(|_| "expected a DNS domain, such as cluster.local".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: ProxyFlags,
+    }
+
+    fn flags(arguments: &[&str]) -> Result<ProxyFlags, clap::Error> {
+        Line::try_parse_from([&["proxy"], arguments].concat()).map(|line| line.flags)
+    }
+
+    #[test]
+    fn defaults_to_one_loopback_port() {
+        let flags = flags(&[]).unwrap();
+        let options = flags.options("dev").unwrap();
+        assert_eq!(options.listen, ["127.0.0.1:6080".parse().unwrap()]);
+        assert_eq!(
+            (options.cluster_domain.as_str(), options.namespace.as_str()),
+            ("cluster.local", "dev")
+        );
+        assert!(options.credentials.is_none() && flags.print_env.is_none());
+    }
+
+    #[test]
+    fn reads_what_was_typed() {
+        let typed = [
+            "--listen",
+            "127.0.0.1:0",
+            "--listen=[::1]:7",
+            "--print-env",
+            "--cluster-domain",
+            "k8s.example.",
+        ];
+        let flags = flags(&typed).unwrap();
+        assert_eq!(flags.listen.len(), 2);
+        assert_eq!(flags.print_env, Some(Shell::Bash));
+        assert_eq!(flags.cluster_domain, "k8s.example");
+    }
+
+    #[test]
+    fn names_shells() {
+        for (name, shell) in [
+            ("bash", Shell::Bash),
+            ("zsh", Shell::Bash),
+            ("fish", Shell::Fish),
+            ("pwsh", Shell::PowerShell),
+        ] {
+            assert_eq!(
+                flags(&[&format!("--print-env={name}")]).unwrap().print_env,
+                Some(shell)
+            );
+        }
+        assert!(flags(&["--print-env=cmd"]).is_err());
+        assert!(flags(&["--listen", "web:80"]).is_err());
+        assert!(flags(&["--cluster-domain", "a b"]).is_err());
+    }
+
+    #[test]
+    fn an_auth_file_that_is_missing_is_an_error() {
+        let flags = flags(&["--auth-file", "/no/such/file"]).unwrap();
+        assert!(matches!(flags.options("dev"), Err(CredentialsError::Read { .. })));
+    }
+}

@@ -1,0 +1,45 @@
+//! Everything that talks to the API server: finding it, the objects of a session and their life, and exec.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`kubeconfig`], [`env`], [`http_proxy`] | which API server, as whom, by which way |
+//! | [`yaml`] | errors of what a user wrote, without quoting it |
+//! | [`client`], [`api_error`] | one request: its deadline, its typed failure |
+//! | [`options`], [`manifest`], [`patch`], [`names`], [`quantity`], [`policy`], [`agents`] | the objects, pure |
+//! | [`rights`], [`identity`], [`upload`], [`start`], [`wait`], [`failure`], [`service`] | from nothing to a running agent |
+//! | [`lease`], [`watch`], [`follow`], [`crash_log`] | while it runs, and why it stopped |
+//! | [`end`], [`footprint`], [`sweep`] | removing it, now or later |
+//! | [`exec`] | a command in the pod as a byte pipe |
+//!
+//! It knows no session, no stream and no terminal.
+
+pub mod agent;
+pub mod agents;
+mod answer;
+pub mod api_error;
+pub mod client;
+mod crash_log;
+pub mod end;
+pub mod env;
+pub mod exec;
+pub mod failure;
+mod follow;
+pub mod footprint;
+pub mod http_proxy;
+pub mod identity;
+pub mod kubeconfig;
+pub mod lease;
+pub mod manifest;
+pub mod names;
+pub mod options;
+pub mod patch;
+mod policy;
+pub mod quantity;
+pub mod rights;
+pub mod service;
+pub mod start;
+pub mod sweep;
+mod upload;
+pub mod wait;
+pub mod watch;
+pub mod yaml;

@@ -1,0 +1,81 @@
+//! Following objects by watch: one task an API, its changes into a bounded channel.
+//!
+//! A watch that ends or fails is started again from the present state, and the receiver is told
+//! so, since a deletion in between is not repeated. Used by `start`, `end` and `watch`.
+
+use std::{fmt::Debug, time::Duration};
+
+use futures::{StreamExt, TryStreamExt};
+use kube::{
+    Api,
+    api::WatchParams,
+    core::{Resource, WatchEvent},
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, time};
+
+use super::client::ApiServer;
+
+/// First and longest pause before a broken watch starts again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What a watch reports.
+#[derive(Debug)]
+pub(super) enum Change<K> {
+    /// The object is there, in this state.
+    Applied(K),
+    Deleted(K),
+    /// The watch starts anew: deletions may have been missed.
+    Restarted,
+}
+
+/// Sends every change as `wrap` makes it, until the receiver is gone. `version` is the resource
+/// version to start at; empty for "what is there now, then changes".
+pub(super) async fn follow<K, T>(
+    server: ApiServer,
+    resource: &'static str,
+    api: Api<K>,
+    params: WatchParams,
+    mut version: String,
+    tx: mpsc::Sender<T>,
+    wrap: impl Fn(Change<K>) -> T + Send,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Send,
+{
+    let mut pause = PAUSES.0;
+    loop {
+        match server
+            .request(("watch", resource), api.watch(&params, &version))
+            .await
+        {
+            Ok(stream) => {
+                let mut stream = stream.boxed();
+                loop {
+                    let change = match stream.try_next().await {
+                        Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                            Change::Applied(object)
+                        }
+                        Ok(Some(WatchEvent::Deleted(object))) => Change::Deleted(object),
+                        Ok(Some(WatchEvent::Bookmark(_))) => continue,
+                        Ok(Some(WatchEvent::Error(_)) | None) | Err(_) => break,
+                    };
+                    pause = PAUSES.0;
+                    if tx.send(wrap(change)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, resource, "watch failed"),
+        }
+        tokio::select! {
+            () = tx.closed() => return,
+            () = time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSES.1);
+        version.clear();
+        if tx.send(wrap(Change::Restarted)).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What we may do in the namespace, found out before anything is created.
+//!
+//! One rules review lists all of RBAC's rights in a millisecond; an access review each asks for what
+//! it does not show, since some authorizers cannot list (it then says `incomplete`). Rights that
+//! only make messages better are optional. Called by `start`, `doctor` and `cleanup`.
+
+use std::fmt;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, ResourceRule, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+    SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
+};
+use kube::{Api, api::PostParams};
+
+use super::{
+    answer::{is_forbidden, is_not_found},
+    api_error::ApiError,
+    client::ApiServer,
+};
+
+/// Access reviews in flight at once; each may cost a connection.
+const REVIEWS_AT_ONCE: usize = 6;
+
+/// A verb on a resource, `resource` with its subresource as in `pods/exec`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Right {
+    pub verb: &'static str,
+    pub group: &'static str,
+    pub resource: &'static str,
+}
+
+const fn right(verb: &'static str, group: &'static str, resource: &'static str) -> Right {
+    Right {
+        verb,
+        group,
+        resource,
+    }
+}
+
+/// Every session needs these. `pods/exec` needs both verbs: an upgrade request is a `get`, and
+/// from Kubernetes 1.35 on the handler also asks for `create`.
+const SESSION: [Right; 12] = [
+    right("create", "batch", "jobs"),
+    right("get", "batch", "jobs"),
+    right("list", "batch", "jobs"),
+    right("watch", "batch", "jobs"),
+    right("patch", "batch", "jobs"),
+    right("delete", "batch", "jobs"),
+    right("create", "", "configmaps"),
+    right("get", "", "pods"),
+    right("list", "", "pods"),
+    right("watch", "", "pods"),
+    right("get", "", "pods/exec"),
+    right("create", "", "pods/exec"),
+];
+
+/// What `expose` needs on top.
+const EXPOSE: [Right; 4] = [
+    right("create", "", "services"),
+    right("get", "", "services"),
+    right("list", "", "services"),
+    right("delete", "", "services"),
+];
+
+const EVENTS: [Right; 2] = [right("list", "", "events"), right("watch", "", "events")];
+const LOGS: [Right; 1] = [right("get", "", "pods/log")];
+const DRY_RUN: [Right; 1] = [right("create", "", "pods")];
+const ENDPOINTS: [Right; 2] = [
+    right("list", "discovery.k8s.io", "endpointslices"),
+    right("watch", "discovery.k8s.io", "endpointslices"),
+];
+
+/// What the session is going to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// A Service is made.
+    pub expose: bool,
+}
+
+/// The optional rights we have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a right of its own")]
+pub struct Granted {
+    /// Start and causes are seen at once instead of with the next pod status.
+    pub events: bool,
+    /// A crashed agent's last lines can be read.
+    pub pod_logs: bool,
+    /// A dry run of the pod tells a refusal before the Job exists.
+    pub dry_run: bool,
+    /// The Service's readiness can be seen.
+    pub endpoint_slices: bool,
+}
+
+/// The session cannot run with our rights, or we could not find out.
+#[derive(Debug, thiserror::Error)]
+pub enum RightsError {
+    #[error("missing rights in namespace {namespace}: {}", list(missing))]
+    Missing { namespace: String, missing: Vec<Right> },
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        Ok(())
+    }
+}
+
+impl Right {
+    /// The line that lets the user check this right, such as
+    /// `kubectl auth can-i create jobs.batch -n dev`.
+    pub fn can_i(&self, namespace: &str) -> String {
+        let group = if self.group.is_empty() {
+            String::new()
+        } else {
+            format!(".{}", self.group)
+        };
+        match self.resource.split_once('/') {
+            Some((resource, subresource)) => format!(
+                "kubectl auth can-i {} {resource}{group} --subresource={subresource} -n {namespace}",
+                self.verb
+            ),
+            None => format!(
+                "kubectl auth can-i {} {}{group} -n {namespace}",
+                self.verb, self.resource
+            ),
+        }
+    }
+}
+
+/// Asks for all rights of a session at once.
+///
+/// An API server that lets nobody ask (403 or 404 on the reviews) is taken at its word later:
+/// the rights count as given and the real requests decide.
+///
+/// # Errors
+/// [`RightsError::Missing`] names every right that is needed and missing.
+pub async fn check(server: &ApiServer, namespace: &str, needs: Needs) -> Result<Granted, RightsError> {
+    let required: Vec<Right> = SESSION
+        .iter()
+        .chain(if needs.expose { &EXPOSE[..] } else { &[] })
+        .copied()
+        .collect();
+    let optional: Vec<Right> = [&EVENTS[..], &LOGS, &DRY_RUN]
+        .into_iter()
+        .flatten()
+        .chain(if needs.expose { &ENDPOINTS[..] } else { &[] })
+        .copied()
+        .collect();
+
+    let (shown, complete) = rules(server, namespace).await?;
+    let unseen: Vec<Right> = required
+        .iter()
+        .chain(&optional)
+        .filter(|right| !allowed(&shown, **right))
+        .copied()
+        .collect();
+    let refused: Vec<Right> = if complete {
+        unseen
+    } else {
+        refused(server, namespace, unseen).await?
+    };
+
+    let missing: Vec<Right> = required
+        .into_iter()
+        .filter(|right| refused.contains(right))
+        .collect();
+    if !missing.is_empty() {
+        return Err(RightsError::Missing {
+            namespace: namespace.to_owned(),
+            missing,
+        });
+    }
+    let all = |rights: &[Right]| rights.iter().all(|right| !refused.contains(right));
+    Ok(Granted {
+        events: all(&EVENTS),
+        pod_logs: all(&LOGS),
+        dry_run: all(&DRY_RUN),
+        endpoint_slices: all(&ENDPOINTS),
+    })
+}
+
+/// The rules that can be listed, and whether they are all there are.
+async fn rules(server: &ApiServer, namespace: &str) -> Result<(Vec<ResourceRule>, bool), ApiError> {
+    let review = SelfSubjectRulesReview {
+        spec: SelfSubjectRulesReviewSpec {
+            namespace: Some(namespace.to_owned()),
+        },
+        ..SelfSubjectRulesReview::default()
+    };
+    let reviews: Api<SelfSubjectRulesReview> = Api::all(server.client());
+    let params = PostParams::default();
+    let answer = server
+        .request(
+            ("create", "selfsubjectrulesreviews"),
+            reviews.create(&params, &review),
+        )
+        .await;
+    match answer {
+        Ok(answer) => {
+            let status = answer.status.unwrap_or_default();
+            Ok((status.resource_rules, !status.incomplete))
+        }
+        Err(error) if is_forbidden(&error) || is_not_found(&error) => Ok((Vec::new(), false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Those of `rights` that an access review denies.
+async fn refused(server: &ApiServer, namespace: &str, rights: Vec<Right>) -> Result<Vec<Right>, ApiError> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(server.client());
+    let answers: Vec<Result<Option<Right>, ApiError>> = stream::iter(rights)
+        .map(|right| {
+            let reviews = reviews.clone();
+            async move {
+                let review = access_review(namespace, right);
+                let params = PostParams::default();
+                let request = reviews.create(&params, &review);
+                let answer = server
+                    .request(("create", "selfsubjectaccessreviews"), request)
+                    .await;
+                match answer {
+                    Ok(answer) => Ok((!answer.status.is_some_and(|status| status.allowed)).then_some(right)),
+                    Err(error) if is_forbidden(&error) || is_not_found(&error) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        })
+        .buffered(REVIEWS_AT_ONCE)
+        .collect()
+        .await;
+    answers.into_iter().filter_map(Result::transpose).collect()
+}
+
+fn access_review(namespace: &str, right: Right) -> SelfSubjectAccessReview {
+    let (resource, subresource) = match right.resource.split_once('/') {
+        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+        None => (right.resource, None),
+    };
+    SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                namespace: Some(namespace.to_owned()),
+                verb: Some(right.verb.to_owned()),
+                group: Some(right.group.to_owned()),
+                resource: Some(resource.to_owned()),
+                subresource,
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    }
+}
+
+/// Whether a rule of RBAC grants `right` on objects of any name.
+fn allowed(rules: &[ResourceRule], right: Right) -> bool {
+    let holds = |list: &[String], value: &str| list.iter().any(|item| item == "*" || item == value);
+    let any_subresource = right
+        .resource
+        .split_once('/')
+        .map(|(_, subresource)| format!("*/{subresource}"));
+    rules.iter().any(|rule| {
+        let resources = rule.resources.as_deref().unwrap_or_default();
+        rule.resource_names.as_ref().is_none_or(Vec::is_empty)
+            && holds(&rule.verbs, right.verb)
+            && holds(rule.api_groups.as_deref().unwrap_or_default(), right.group)
+            && (holds(resources, right.resource)
+                || any_subresource
+                    .as_ref()
+                    .is_some_and(|any| resources.contains(any)))
+    })
+}
+
+fn list(rights: &[Right]) -> String {
+    rights
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str]) -> ResourceRule {
+        let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        ResourceRule {
+            verbs: own(verbs),
+            api_groups: Some(own(groups)),
+            resources: Some(own(resources)),
+            resource_names: (!names.is_empty()).then(|| own(names)),
+        }
+    }
+
+    #[test]
+    fn rules_grant_by_verb_group_and_resource() {
+        let exec = right("create", "", "pods/exec");
+        for (rules, granted) in [
+            (vec![rule(&["create"], &[""], &["pods/exec"], &[])], true),
+            (vec![rule(&["*"], &["*"], &["*"], &[])], true),
+            (vec![rule(&["create"], &[""], &["*/exec"], &[])], true),
+            (vec![rule(&["create"], &[""], &["pods"], &[])], false),
+            (vec![rule(&["get"], &[""], &["pods/exec"], &[])], false),
+            (vec![rule(&["create"], &["batch"], &["pods/exec"], &[])], false),
+            (
+                vec![rule(&["create"], &[""], &["pods/exec"], &["only-this"])],
+                false,
+            ),
+            (vec![], false),
+        ] {
+            assert_eq!(allowed(&rules, exec), granted, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_names_verb_resource_and_namespace() {
+        let error = RightsError::Missing {
+            namespace: "dev".to_owned(),
+            missing: vec![right("create", "batch", "jobs"), right("get", "", "pods/exec")],
+        };
+        assert_eq!(
+            error.to_string(),
+            "missing rights in namespace dev: create jobs.batch, get pods/exec"
+        );
+        assert_eq!(
+            right("get", "", "pods/exec").can_i("dev"),
+            "kubectl auth can-i get pods --subresource=exec -n dev"
+        );
+        assert_eq!(
+            right("create", "batch", "jobs").can_i("dev"),
+            "kubectl auth can-i create jobs.batch -n dev"
+        );
+    }
+}

@@ -1,0 +1,288 @@
+//! The Service of `expose`: may we have its name, create it, is it ready.
+//!
+//! A Service that is not ours is never touched. One that a dead session of the same user left is
+//! removed; one of a living session, or of another user, is an error that names the session.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use http::{Request, header};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{ListParams, WatchParams},
+    core::WatchEvent,
+};
+use serde_json::Value;
+use tokio::time::{self, Instant};
+
+use super::{
+    agent::{AgentService, AgentServicePort},
+    answer::{is_conflict, is_not_found},
+    api_error::ApiError,
+    client::ApiServer,
+    end,
+    identity::Identity,
+    names::{
+        ANNOTATION_USER, APP_NAME, FIELD_MANAGER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_USER,
+    },
+    sweep::{self, AskAgent, Liveness},
+};
+
+/// How long a dead session's Service may take to go.
+const REMOVAL_WAIT: Duration = Duration::from_secs(3);
+/// Between two looks at it.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the Service cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Somebody's own Service.
+    #[error("service/{name} exists in namespace {namespace} and was not made by kubectl tunnel")]
+    Foreign { namespace: String, name: String },
+    /// Another session holds the name and is alive, or may be.
+    #[error("service/{name} belongs to session {session} of {user}")]
+    Taken {
+        name: String,
+        session: String,
+        user: String,
+    },
+    /// A dead session's Service does not go away.
+    #[error("service/{name} of the dead session {session} is still being deleted")]
+    Stuck { name: String, session: String },
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// The Service of this name, if there is one.
+pub async fn look_up(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Service>, ServiceError> {
+    let services: Api<Service> = Api::namespaced(server.client(), namespace);
+    match server.request(("get", "services"), services.get(name)).await {
+        Ok(service) => Ok(Some(service)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the name of `present` free if a dead session of this user holds it.
+pub async fn claim(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    present: &Service,
+    identity: &Identity,
+    ask: &AskAgent,
+) -> Result<(), ServiceError> {
+    let Some(session) = session_of(present) else {
+        return Err(ServiceError::Foreign {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        });
+    };
+    if present.labels().get(LABEL_USER) != Some(&identity.label) {
+        return Err(taken(name, &session, present));
+    }
+    let owner = present
+        .owner_references()
+        .iter()
+        .find(|owner| owner.kind == "Job");
+    if let Some(owner) = owner {
+        let jobs: Api<Job> = Api::namespaced(server.client(), namespace);
+        match server.request(("get", "jobs"), jobs.get(&owner.name)).await {
+            Ok(job) if job.metadata.uid.as_ref() == Some(&owner.uid) => {
+                let pods: Api<Pod> = Api::namespaced(server.client(), namespace);
+                let params = ListParams::default().labels(&format!("{LABEL_INSTANCE}={session}"));
+                let pods = server.request(("list", "pods"), pods.list(&params)).await?;
+                match sweep::liveness(server, namespace, &job, &pods.items, ask).await {
+                    Liveness::Dead(_) => {}
+                    Liveness::Alive | Liveness::Unknown(_) => return Err(taken(name, &session, present)),
+                }
+                let deadline = Instant::now() + REMOVAL_WAIT;
+                end::delete_by_uid(server, namespace, &owner.name, &owner.uid, deadline).await?;
+            }
+            // Its owner is gone: the garbage collector is about to take it.
+            Ok(_) => {}
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    remove(server, namespace, name, present, session).await
+}
+
+/// Creates it. The name was free a moment ago; if it is not, the error says who has it.
+pub async fn create(server: &ApiServer, namespace: &str, manifest: Value) -> Result<Service, ServiceError> {
+    let name = manifest["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let path = Service::url_path(&(), Some(namespace));
+    let request = Request::post(format!("{path}?fieldManager={FIELD_MANAGER}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(manifest.to_string().into_bytes());
+    let client = server.client();
+    let result = server
+        .request(("create", "services"), async move {
+            client
+                .request::<Service>(request.map_err(kube::Error::HttpError)?)
+                .await
+        })
+        .await;
+    match result {
+        Ok(service) => {
+            tracing::info!(service = %name, "service created");
+            Ok(service)
+        }
+        Err(error) if is_conflict(&error) => match look_up(server, namespace, &name).await? {
+            Some(present) => Err(match session_of(&present) {
+                Some(session) => taken(&name, &session, &present),
+                None => ServiceError::Foreign {
+                    namespace: namespace.to_owned(),
+                    name,
+                },
+            }),
+            None => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The parts of a created Service that the session uses.
+pub(super) fn describe(service: &Service) -> AgentService {
+    let spec = service.spec.as_ref();
+    let port = |port: i32| u16::try_from(port).unwrap_or_default();
+    AgentService {
+        name: service.name_any(),
+        cluster_ip: spec
+            .and_then(|spec| spec.cluster_ip.clone())
+            .filter(|address| address != "None")
+            .unwrap_or_default(),
+        ports: spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default()
+            .iter()
+            .map(|entry| AgentServicePort {
+                name: entry.name.clone().unwrap_or_default(),
+                port: port(entry.port),
+                target_port: match &entry.target_port {
+                    Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number)) => {
+                        port(*number)
+                    }
+                    _ => port(entry.port),
+                },
+            })
+            .collect(),
+    }
+}
+
+/// Waits until an endpoint of the Service is this pod and ready; `false` when `wait` was over or
+/// endpoint slices cannot be seen.
+pub async fn wait_ready(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    pod_uid: &str,
+    wait: Duration,
+) -> bool {
+    let slices: Api<EndpointSlice> = Api::namespaced(server.client(), namespace);
+    let params = WatchParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+    let seen = async {
+        loop {
+            match server
+                .request(
+                    ("watch", "endpointslices.discovery.k8s.io"),
+                    slices.watch(&params, ""),
+                )
+                .await
+            {
+                Ok(stream) => {
+                    let mut stream = stream.boxed();
+                    while let Ok(Some(event)) = stream.try_next().await {
+                        if let WatchEvent::Added(slice) | WatchEvent::Modified(slice) = event
+                            && leads_to(&slice, pod_uid)
+                        {
+                            return true;
+                        }
+                    }
+                }
+                Err(error) if error.code() == Some(403) => return false,
+                Err(error) => tracing::debug!(%error, "endpoint slices cannot be seen"),
+            }
+            time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    time::timeout(wait, seen).await.unwrap_or(false)
+}
+
+fn leads_to(slice: &EndpointSlice, pod_uid: &str) -> bool {
+    slice.endpoints.iter().any(|endpoint| {
+        endpoint
+            .target_ref
+            .as_ref()
+            .is_some_and(|target| target.uid.as_deref() == Some(pod_uid))
+            && endpoint
+                .conditions
+                .as_ref()
+                .is_some_and(|conditions| conditions.ready == Some(true))
+    })
+}
+
+/// The session that made it, if one of ours did.
+fn session_of(service: &Service) -> Option<String> {
+    let labels = service.labels();
+    let ours = |key: &str| labels.get(key).is_some_and(|value| value == APP_NAME);
+    if ours(LABEL_NAME) && ours(LABEL_MANAGED_BY) {
+        labels.get(LABEL_INSTANCE).cloned()
+    } else {
+        None
+    }
+}
+
+fn taken(name: &str, session: &str, service: &Service) -> ServiceError {
+    let user = service
+        .annotations()
+        .get(ANNOTATION_USER)
+        .map_or("another user", String::as_str);
+    ServiceError::Taken {
+        name: name.to_owned(),
+        session: session.to_owned(),
+        user: user.to_owned(),
+    }
+}
+
+/// Deletes exactly this Service and waits until its name is free.
+async fn remove(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    present: &Service,
+    session: String,
+) -> Result<(), ServiceError> {
+    let services: Api<Service> = Api::namespaced(server.client(), namespace);
+    let uid = present.metadata.uid.as_deref();
+    let params = end::background(uid);
+    let request = services.delete(name, &params);
+    end::done(server.request(("delete", "services"), request).await.map(drop))?;
+    tracing::info!(service = name, %session, "service of a dead session removed");
+    let deadline = Instant::now() + REMOVAL_WAIT;
+    loop {
+        match look_up(server, namespace, name).await? {
+            Some(found) if found.metadata.uid.as_deref() == uid => {}
+            _ => return Ok(()),
+        }
+        if Instant::now() >= deadline {
+            return Err(ServiceError::Stuck {
+                name: name.to_owned(),
+                session,
+            });
+        }
+        time::sleep(REMOVAL_PAUSE).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! Dead or alive, from objects and from an agent's answer.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const CREATED: &str = "2026-01-01T00:00:00Z";
+
+fn job(status: &Value) -> Job {
+    serde_json::from_value(json!({
+        "metadata": {"name": "tunnel-x7k2p9", "uid": "job-uid", "creationTimestamp": CREATED},
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn pod(owner: &str, state: &Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "tunnel-x7k2p9-abcde",
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": owner}],
+        },
+        "spec": {"containers": [
+            {"name": "istio-proxy", "command": ["envoy"]},
+            {"name": "agent", "command": ["/tunnel/agent", "serve"]},
+        ]},
+        "status": {"containerStatuses": [
+            {"name": "agent", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": state},
+        ]},
+    }))
+    .unwrap()
+}
+
+fn after(seconds: i64) -> Timestamp {
+    let created: Timestamp = CREATED.parse().unwrap();
+    Timestamp::from_second(created.as_second() + seconds).unwrap()
+}
+
+fn settled(job: &Job, pods: &[Pod], seconds: i64) -> Liveness {
+    match judge(job, pods, after(seconds)) {
+        Judgement::Settled(liveness) => liveness,
+        Judgement::Ask(pod) => panic!("{} would be asked", pod.name_any()),
+    }
+}
+
+#[test]
+fn a_finished_job_is_dead_whatever_its_pod_does() {
+    let finished = job(&json!({"conditions": [{"type": "Failed", "status": "True"}]}));
+    let pods = [pod("job-uid", &json!({"running": {}}))];
+    assert_eq!(settled(&finished, &pods, 1), Liveness::Dead(DeadReason::Finished));
+}
+
+#[test]
+fn without_a_pod_it_is_dead_when_its_start_is_over() {
+    let others = [pod("other-uid", &json!({"running": {}}))];
+    assert!(matches!(
+        settled(&job(&json!({})), &others, 40),
+        Liveness::Unknown(_)
+    ));
+    assert_eq!(
+        settled(&job(&json!({})), &others, 41),
+        Liveness::Dead(DeadReason::NeverStarted)
+    );
+}
+
+#[test]
+fn a_pod_that_does_not_run_is_left_to_its_lease() {
+    let pods = [pod(
+        "job-uid",
+        &json!({"waiting": {"reason": "ImagePullBackOff"}}),
+    )];
+    for seconds in [10, 100] {
+        assert!(matches!(
+            settled(&job(&json!({})), &pods, seconds),
+            Liveness::Unknown(_)
+        ));
+    }
+}
+
+#[test]
+fn a_pod_that_has_ended_is_dead_before_its_job_says_so() {
+    let mut ended = pod("job-uid", &json!({"terminated": {"exitCode": 0}}));
+    ended.status.get_or_insert_default().phase = Some("Succeeded".to_owned());
+    assert_eq!(
+        settled(&job(&json!({})), &[ended], 5),
+        Liveness::Dead(DeadReason::Finished)
+    );
+}
+
+#[test]
+fn a_running_agent_is_asked() {
+    let pods = [pod("job-uid", &json!({"running": {}}))];
+    let asked = match judge(&job(&json!({})), &pods, after(1000)) {
+        Judgement::Ask(pod) => agent_pod("dev", pod),
+        Judgement::Settled(liveness) => panic!("{liveness:?}"),
+    };
+    assert_eq!(asked.command, ["/tunnel/agent", "state"]);
+    assert_eq!(
+        (asked.container, asked.pod_name.as_str()),
+        ("agent", "tunnel-x7k2p9-abcde")
+    );
+}
+
+#[test]
+fn its_answer_decides() {
+    let judged = |line: &str| judge_state(AgentState::parse(line).unwrap());
+    assert_eq!(
+        judged(r#"{"attached":true,"seconds":9999,"streams":0}"#),
+        Liveness::Alive
+    );
+    assert_eq!(
+        judged(r#"{"attached":false,"seconds":20,"streams":3,"later":1}"#),
+        Liveness::Dead(DeadReason::Abandoned { seconds: 20 })
+    );
+    assert!(matches!(
+        judged("{\"attached\":false,\"seconds\":19,\"streams\":0}\n"),
+        Liveness::Unknown(_)
+    ));
+    assert!(AgentState::parse("not json").is_err());
+}

@@ -1,0 +1,185 @@
+//! What happens to a running agent: deleted, evicted, crashed, namespace gone.
+//!
+//! The transport only sees that its exec ended, with the same code for all of these, or sees
+//! nothing at all. The supervisor holds this future beside the transport, to say what happened and
+//! to decide whether a new agent makes sense. It must drop it before it deletes the Job itself.
+
+use std::time::Duration;
+
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Namespace, Pod},
+};
+use kube::{Api, api::WatchParams};
+use tokio::{sync::mpsc, task::JoinSet, time};
+
+use super::{
+    agent::Agent,
+    answer::is_not_found,
+    api_error::ApiError,
+    client::ApiServer,
+    crash_log,
+    failure::{Failure, FailureKind},
+    follow::{self, Change},
+    names::ObjectRef,
+    wait,
+};
+
+/// For the objects that say why a pod goes to follow it: the Job's deletion comes before its
+/// pod's, the namespace's before both.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Changes waiting to be read.
+const CHANGES: usize = 16;
+
+/// Why an agent is no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEnd {
+    /// The namespace is being deleted, with everything in it.
+    NamespaceTerminating,
+    /// Somebody deleted the Job: the session is meant to end.
+    JobDeleted,
+    /// Somebody deleted the pod only.
+    PodDeleted,
+    /// The pod failed by itself, was evicted, or its deadline was over.
+    Failed(Failure),
+}
+
+enum Seen {
+    Pod(Box<Change<Pod>>),
+    Job(Box<Change<Job>>),
+}
+
+/// Resolves when the agent has ended or is about to, with the reason. An API server that does not
+/// answer is waited for, without end.
+pub async fn watch_agent(server: &ApiServer, agent: &Agent) -> AgentEnd {
+    let (tx, mut rx) = mpsc::channel(CHANGES);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow::follow(
+        server.clone(),
+        "pods",
+        Api::<Pod>::namespaced(server.client(), &agent.namespace),
+        WatchParams::default().fields(&format!("metadata.name={}", agent.pod_name)),
+        String::new(),
+        tx.clone(),
+        |change| Seen::Pod(Box::new(change)),
+    ));
+    tasks.spawn(follow::follow(
+        server.clone(),
+        "jobs",
+        Api::<Job>::namespaced(server.client(), &agent.namespace),
+        WatchParams::default().fields(&format!("metadata.name={}", agent.job_name)),
+        String::new(),
+        tx,
+        |change| Seen::Job(Box::new(change)),
+    ));
+    while let Some(seen) = rx.recv().await {
+        let over = match seen {
+            Seen::Pod(change) => match *change {
+                Change::Applied(pod) => pod_is_over(&pod, agent),
+                Change::Deleted(_) => true,
+                Change::Restarted => pod_is_gone(server, agent).await,
+            },
+            Seen::Job(change) => match *change {
+                Change::Applied(job) => {
+                    job.metadata.deletion_timestamp.is_some() || wait::job_end(&job).is_some()
+                }
+                Change::Deleted(_) => true,
+                // The pod goes with its Job.
+                Change::Restarted => false,
+            },
+        };
+        if over {
+            time::sleep(SETTLE).await;
+            return why(server, agent).await;
+        }
+    }
+    // Both tasks hold a sender for as long as we hold the receiver.
+    std::future::pending().await
+}
+
+/// Why the agent's container does not run, if it never will: for a caller whose exec was answered
+/// with "container not found", which means "not yet" as well as "not any more".
+pub async fn container_failure(server: &ApiServer, agent: &Agent) -> Result<Option<Failure>, ApiError> {
+    let object = ObjectRef::new("pod", agent.pod_name.clone());
+    let Some(pod) = get_pod(server, agent).await? else {
+        return Ok(Some(wait::deleted(object)));
+    };
+    let mut failure = wait::pod_failure(&pod).or_else(|| {
+        pod.metadata
+            .deletion_timestamp
+            .is_some()
+            .then(|| wait::deleted(object))
+    });
+    if let Some(failure) = &mut failure {
+        crash_log::add_to(failure, server, &agent.namespace).await;
+    }
+    Ok(failure)
+}
+
+fn pod_is_over(pod: &Pod, agent: &Agent) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+        || pod.metadata.uid.as_ref() != Some(&agent.pod_uid)
+        || wait::pod_failure(pod).is_some()
+}
+
+async fn pod_is_gone(server: &ApiServer, agent: &Agent) -> bool {
+    match get_pod(server, agent).await {
+        Ok(pod) => pod.is_none_or(|pod| pod_is_over(&pod, agent)),
+        Err(_) => false,
+    }
+}
+
+/// The pod with the agent's UID; `None` if it is gone or another has its name.
+async fn get_pod(server: &ApiServer, agent: &Agent) -> Result<Option<Pod>, ApiError> {
+    let pods: Api<Pod> = Api::namespaced(server.client(), &agent.namespace);
+    match server.request(("get", "pods"), pods.get(&agent.pod_name)).await {
+        Ok(pod) => Ok(Some(pod).filter(|pod| pod.metadata.uid.as_ref() == Some(&agent.pod_uid))),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The outermost cause: what deletes a namespace deletes its Jobs, what deletes a Job its pod.
+async fn why(server: &ApiServer, agent: &Agent) -> AgentEnd {
+    let namespaces: Api<Namespace> = Api::all(server.client());
+    let jobs: Api<Job> = Api::namespaced(server.client(), &agent.namespace);
+    let (namespace, job, pod) = tokio::join!(
+        server.request(("get", "namespaces"), namespaces.get(&agent.namespace)),
+        server.request(("get", "jobs"), jobs.get(&agent.job_name)),
+        get_pod(server, agent),
+    );
+    let terminating = match &namespace {
+        Ok(namespace) => namespace.metadata.deletion_timestamp.is_some(),
+        Err(error) => is_not_found(error),
+    };
+    if terminating {
+        return AgentEnd::NamespaceTerminating;
+    }
+    let job_failure = match &job {
+        Ok(job) if job.metadata.uid.as_ref() == Some(&agent.job_uid) => {
+            if job.metadata.deletion_timestamp.is_some() {
+                return AgentEnd::JobDeleted;
+            }
+            wait::job_end(job)
+        }
+        Ok(_) => return AgentEnd::JobDeleted,
+        Err(error) if is_not_found(error) => return AgentEnd::JobDeleted,
+        Err(_) => None,
+    };
+    let job_object = || ObjectRef::new("job", agent.job_name.clone());
+    if let Some((reason, text)) = &job_failure
+        && reason == "DeadlineExceeded"
+    {
+        let kind = FailureKind::DeadlineExceeded;
+        return AgentEnd::Failed(Failure::new(kind, job_object(), reason.as_str(), text.as_str()));
+    }
+    // A pod that is being deleted reports its container's end as a failure: the deletion came first.
+    if let Ok(Some(pod)) = &pod
+        && let Some(mut failure) = wait::pod_failure(pod)
+        && (pod.metadata.deletion_timestamp.is_none() || failure.kind == FailureKind::Evicted)
+    {
+        crash_log::add_to(&mut failure, server, &agent.namespace).await;
+        return AgentEnd::Failed(failure);
+    }
+    AgentEnd::PodDeleted
+}

@@ -1,0 +1,101 @@
+//! One verb a file; the only place where cluster, session, listener and terminal meet.
+//!
+//! [`tunnel`] is the life of a session, which `proxy` and `expose` share.
+
+use std::sync::OnceLock;
+
+use crate::cli::{Cli, Command};
+use crate::cluster::env::Env;
+use crate::error::Error;
+use crate::shutdown::Shutdown;
+use crate::ui::Printer;
+
+mod attach;
+mod cleanup;
+mod expose;
+mod proxy;
+mod ready;
+mod tunnel;
+mod version;
+mod words;
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Says things.
+    pub printer: Printer,
+    /// What the user asked for by signals.
+    pub shutdown: Shutdown,
+    /// kubectl's flags.
+    pub kube: crate::cli::kube_flags::KubeFlags,
+    /// The process's surroundings.
+    pub env: Env,
+    /// What the process says at its end beside the error.
+    pub last_words: LastWords,
+    /// The command line as typed, without secrets, for the Job's annotation.
+    pub command_line: String,
+}
+
+/// What a session leaves to say when it is over.
+#[derive(Debug, Default)]
+pub struct LastWords {
+    namespace: OnceLock<String>,
+    leftovers: OnceLock<Vec<String>>,
+}
+
+impl LastWords {
+    fn in_namespace(&self, namespace: &str) {
+        self.namespace.get_or_init(|| namespace.to_owned());
+    }
+
+    fn left(&self, leftovers: Vec<String>) {
+        self.leftovers.get_or_init(|| leftovers);
+    }
+
+    /// The namespace in use, or a word for it when none was found out.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.namespace.get().map_or("NAMESPACE", String::as_str)
+    }
+
+    /// What is still in the cluster, as `kind/name`.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        self.leftovers.get().cloned().unwrap_or_default()
+    }
+}
+
+/// Runs the command that was typed.
+///
+/// # Errors
+/// What failed; nothing has been printed about it yet.
+pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
+    match command {
+        Command::Proxy(arguments) => proxy::run(&arguments, context).await,
+        Command::Expose(arguments) => expose::run(&arguments, context).await,
+        Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
+        Command::Version(_) => {
+            version::run(&context.printer);
+            Ok(())
+        }
+    }
+}
+
+impl Context {
+    /// Splits what was typed into the command and its surroundings.
+    #[must_use]
+    pub fn new(cli: Cli, printer: Printer, shutdown: Shutdown, env: Env) -> (Command, Self) {
+        let command_line = crate::cluster::manifest::redacted_command(std::env::args());
+        (
+            cli.command,
+            Self {
+                printer,
+                shutdown,
+                kube: cli.kube,
+                env,
+                last_words: LastWords::default(),
+                command_line,
+            },
+        )
+    }
+}

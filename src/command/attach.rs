@@ -1,0 +1,237 @@
+//! Execs into agents: transports for the session, and the question `state` for a sweep.
+//!
+//! Joins the cluster's exec and the session's [`Transports`], which do not know each other. The agent's log
+//! lines end here: warnings are said, the rest goes to the log.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tunnel_wire::hello::HelloError;
+
+use crate::cluster::agent::Agent;
+use crate::cluster::client::ApiServer;
+use crate::cluster::exec::{self, Command, ExecEnd, Monitor};
+use crate::cluster::sweep::{AgentPod, AgentState, AskAgent, AskError};
+use crate::error::AttachError;
+use crate::session::{Transport, Transports};
+use crate::ui::Printer;
+
+/// How long an exec may take to be granted: one request, and the runtime's start of a process.
+const EXEC_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the end status may come after the end of the data.
+const STATUS_WAIT: Duration = Duration::from_millis(500);
+
+/// Log lines kept for an error.
+const LAST_LINES: usize = 5;
+
+/// Longest answer to `state`, in bytes.
+const STATE_LINE: u64 = 4096;
+
+/// Transports into one agent, by exec.
+#[derive(Debug)]
+pub(super) struct AgentTransports {
+    server: ApiServer,
+    agent: Agent,
+    printer: Printer,
+    log: AgentLog,
+    monitors: JoinSet<()>,
+    end_rx: Option<watch::Receiver<Monitored>>,
+}
+
+/// How the exec of the newest transport stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Monitored {
+    Running,
+    Ended(Option<ExecEnd>),
+}
+
+impl AgentTransports {
+    pub(super) fn new(server: ApiServer, agent: Agent, printer: Printer) -> Self {
+        Self {
+            server,
+            agent,
+            printer,
+            log: AgentLog::default(),
+            monitors: JoinSet::new(),
+            end_rx: None,
+        }
+    }
+
+    /// The agent's last words.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
+    /// How the newest exec ended, if its status comes soon.
+    pub(super) async fn exec_end(&self) -> Option<ExecEnd> {
+        let mut end_rx = self.end_rx.clone()?;
+        let ended = end_rx.wait_for(|end| *end != Monitored::Running);
+        let ended = tokio::time::timeout(STATUS_WAIT, ended).await.ok()?.ok()?;
+        match &*ended {
+            Monitored::Ended(end) => end.clone(),
+            Monitored::Running => None,
+        }
+    }
+}
+
+impl Transports for AgentTransports {
+    type Error = AttachError;
+
+    async fn next(&mut self) -> Result<Transport, AttachError> {
+        let command = self.agent.command("attach");
+        let command = command.each_ref().map(String::as_str);
+        let client = self.server.client();
+        let command = Command {
+            namespace: &self.agent.namespace,
+            pod: &self.agent.pod_name,
+            container: self.agent.container(),
+            arguments: &command,
+        };
+        let exec = exec::exec(&client, &command);
+        let exec = self
+            .server
+            .request_within(EXEC_DEADLINE, ("get", "pods/exec"), exec)
+            .await?;
+        let (end_tx, end_rx) = watch::channel(Monitored::Running);
+        self.end_rx = Some(end_rx);
+        self.monitors.spawn(monitor(
+            exec.monitor,
+            self.log.clone(),
+            self.printer.clone(),
+            end_tx,
+        ));
+        Ok(Transport {
+            reader: Box::new(exec.stdout),
+            writer: Box::new(exec.stdin),
+        })
+    }
+
+    async fn explain(&mut self, _: &HelloError) -> Option<AttachError> {
+        self.exec_end().await.map(AttachError::Ended)
+    }
+}
+
+/// Follows what an exec tells beside its data until its WebSocket is over.
+async fn monitor(mut monitor: Monitor, log: AgentLog, printer: Printer, end_tx: watch::Sender<Monitored>) {
+    while let Some(line) = monitor.log_line().await {
+        log.push(&line, &printer);
+    }
+    let end = monitor.ended().await;
+    tracing::debug!(?end, "exec ended");
+    end_tx.send_replace(Monitored::Ended(end));
+}
+
+/// The last lines of an agent's log.
+#[derive(Debug, Clone, Default)]
+struct AgentLog(Arc<Mutex<VecDeque<String>>>);
+
+impl AgentLog {
+    fn push(&self, line: &str, printer: &Printer) {
+        let (level, text) = sentence(line);
+        match level.as_str() {
+            "error" | "warn" => {
+                printer.warn(&format!("the agent says: {text}"));
+                let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                if lines.len() == LAST_LINES {
+                    lines.pop_front();
+                }
+                lines.push_back(text);
+            }
+            "info" => tracing::info!("agent: {text}"),
+            _ => tracing::debug!("agent: {text}"),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
+    }
+}
+
+/// Level and sentence of a log line: a JSON object with `level`, `msg` and fields; anything else, such as a
+/// panic, is a warning as it is.
+fn sentence(line: &str) -> (String, String) {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(line) else {
+        return ("warn".to_owned(), line.to_owned());
+    };
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let level = fields.get("level").map_or_else(|| "warn".to_owned(), text);
+    let mut sentence = fields.get("msg").map_or_else(String::new, text);
+    for (name, value) in fields
+        .iter()
+        .filter(|(name, _)| !["level", "msg", "ts"].contains(&name.as_str()))
+    {
+        sentence = format!("{sentence} {name}={}", text(value));
+    }
+    (level, sentence)
+}
+
+/// Asks agents of other sessions whether they are in use, for a sweep.
+pub(super) fn ask_agent(server: &ApiServer) -> AskAgent {
+    let server = server.clone();
+    Arc::new(move |pod| ask(server.clone(), pod).boxed())
+}
+
+async fn ask(server: ApiServer, pod: AgentPod) -> Result<AgentState, AskError> {
+    let arguments: Vec<&str> = pod.command.iter().map(String::as_str).collect();
+    let client = server.client();
+    let command = Command {
+        namespace: &pod.namespace,
+        pod: &pod.pod_name,
+        container: pod.container,
+        arguments: &arguments,
+    };
+    let mut exec = server
+        .request(("get", "pods/exec"), exec::exec(&client, &command))
+        .await?;
+    let mut answer = String::new();
+    exec.stdout.take(STATE_LINE).read_to_string(&mut answer).await?;
+    if answer.is_empty() {
+        return Err(match exec.monitor.ended().await {
+            Some(end) => AttachError::Ended(end).into(),
+            None => "the exec ended without an answer".into(),
+        });
+    }
+    Ok(AgentState::parse(&answer)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_become_sentences() {
+        let json = r#"{"level":"warn","msg":"hello refused","reason":"wrong secret","seconds":5}"#;
+        assert_eq!(
+            sentence(json),
+            (
+                "warn".to_owned(),
+                "hello refused reason=wrong secret seconds=5".to_owned()
+            )
+        );
+        assert_eq!(
+            sentence("panicked at x"),
+            ("warn".to_owned(), "panicked at x".to_owned())
+        );
+    }
+
+    #[test]
+    fn only_the_last_lines_are_kept() {
+        let log = AgentLog::default();
+        let printer = Printer::new(crate::ui::Output::Text, 2);
+        for number in 0..10 {
+            log.push(&format!("line {number}"), &printer);
+        }
+        assert_eq!(log.lines(), ["line 5", "line 6", "line 7", "line 8", "line 9"]);
+    }
+}

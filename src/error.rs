@@ -1,0 +1,477 @@
+//! Every way a command can fail, and the only place that decides exit codes and hints.
+//!
+//! The layers below keep their own small errors; they meet here. The printer shows [`Report`]s and
+//! nothing else. Codes are part of the command line: they do not change.
+
+use std::error::Error as StdError;
+
+use crate::cli::agent_flags::AgentFlagsError;
+use crate::cluster::agents::AgentBinaryError;
+use crate::cluster::api_error::ApiError;
+use crate::cluster::client::AccessError;
+use crate::cluster::exec::ExecEnd;
+use crate::cluster::failure::{Failure, FailureKind};
+use crate::cluster::kubeconfig::KubeconfigError;
+use crate::cluster::rights::RightsError;
+use crate::cluster::service::ServiceError;
+use crate::cluster::start::StartError;
+use crate::cluster::sweep::SweepError;
+use crate::listener::{BindError, CredentialsError};
+use tunnel_wire::OpenError;
+use tunnel_wire::hello::HelloError;
+
+/// What the process ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// Done, or stopped by the user and cleaned up.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Bad usage.
+    Usage = 2,
+    /// Cluster unreachable or not authenticated.
+    Unreachable = 3,
+    /// Forbidden.
+    Forbidden = 4,
+    /// The agent did not start.
+    NotStarted = 5,
+    /// The session was lost.
+    Lost = 6,
+    /// A second signal.
+    SecondSignal = 130,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The words do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// A flag of the agent's pod.
+    #[error("{}", flags_text(.0))]
+    AgentFlags(#[source] AgentFlagsError),
+    /// `--auth-file`.
+    #[error("the auth file cannot be used")]
+    Credentials(#[source] CredentialsError),
+    /// A local port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// `--ready-file`, or the terminal.
+    #[error("{doing}")]
+    Io {
+        /// What we were doing.
+        doing: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A request to the API server failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The agent did not start.
+    #[error("{}", start_text(.0))]
+    Start(#[source] StartError),
+    /// The agent's container runs, but there is no way in.
+    #[error("cannot attach to pod {pod}")]
+    Attach {
+        /// The agent's pod.
+        pod: String,
+        /// Who refused.
+        #[source]
+        source: AttachError,
+    },
+    /// The agent does not listen on an exposed port.
+    #[error("the agent cannot listen for service port {port}")]
+    Listen {
+        /// The Service's port.
+        port: u16,
+        /// The agent's words.
+        #[source]
+        source: OpenError,
+    },
+    /// The session is over although nobody asked for it.
+    #[error("the session was lost: {reason}")]
+    Lost {
+        /// Why, in a fragment.
+        reason: String,
+        /// What the agent said last.
+        log: Vec<String>,
+    },
+    /// `cleanup` could not look.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    /// The session ended as it should, but some of its objects are still there.
+    #[error("{0}")]
+    Leftovers(String),
+    /// The user did not want to wait.
+    #[error("left at once")]
+    SecondSignal,
+}
+
+/// Why an exec did not lead to the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The API server did not grant the exec.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The exec ended before the agent answered.
+    #[error("{}", exec_text(.0))]
+    Ended(ExecEnd),
+    /// The container is gone.
+    #[error(transparent)]
+    Container(Failure),
+    /// What answered is not this session's agent.
+    #[error("{error}{}", log_text(.log))]
+    Hello {
+        /// What was wrong with the answer.
+        error: HelloError,
+        /// What the agent said.
+        log: Vec<String>,
+    },
+}
+
+fn flags_text(error: &AgentFlagsError) -> &'static str {
+    if matches!(error, AgentFlagsError::Binary(_)) {
+        "no agent to start"
+    } else {
+        "the agent's flags cannot be used"
+    }
+}
+
+fn start_text(error: &StartError) -> &'static str {
+    match error {
+        StartError::Rights(RightsError::Missing { .. }) => "rights are missing",
+        StartError::Rights(RightsError::Api(_)) => "rights cannot be checked",
+        StartError::Patch(_) => "the patch cannot be applied",
+        StartError::Service(_) => "the service cannot be made",
+        StartError::Binary(_) | StartError::NoNamespace(_) | StartError::Failed(_) | StartError::Api(_) => {
+            "the agent did not start"
+        }
+    }
+}
+
+fn exec_text(end: &ExecEnd) -> String {
+    match end {
+        ExecEnd::Success => "the exec ended at once".to_owned(),
+        ExecEnd::Exited(137) => "the agent's container ended".to_owned(),
+        ExecEnd::Exited(code) => format!("the exec ended with status {code}"),
+        ExecEnd::Failed { reason, message } => format!("{message} ({reason})"),
+    }
+}
+
+fn log_text(log: &[String]) -> String {
+    log.last()
+        .map(|line| format!("; the agent said: {line}"))
+        .unwrap_or_default()
+}
+
+/// An error as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The first line.
+    pub summary: String,
+    /// What caused it, outermost first; nothing that the line above already says.
+    pub causes: Vec<String>,
+    /// The next command to type.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    /// The exit status.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::AgentFlags(AgentFlagsError::Binary(_)) => ExitStatus::NotStarted,
+            Self::Usage(_) | Self::AgentFlags(_) => ExitStatus::Usage,
+            Self::Credentials(_)
+            | Self::Bind(_)
+            | Self::Io { .. }
+            | Self::Listen { .. }
+            | Self::Leftovers(_) => ExitStatus::Failed,
+            Self::Access(error) => access_status(error),
+            Self::Api(error) | Self::Sweep(SweepError::Api(error)) => api_status(error, ExitStatus::Failed),
+            Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => ExitStatus::Forbidden,
+            Self::Start(error) => start_status(error),
+            Self::Attach { source, .. } => match source {
+                AttachError::Api(error) => api_status(error, ExitStatus::NotStarted),
+                AttachError::Ended(_) | AttachError::Container(_) | AttachError::Hello { .. } => {
+                    ExitStatus::NotStarted
+                }
+            },
+            Self::Lost { .. } => ExitStatus::Lost,
+            Self::SecondSignal => ExitStatus::SecondSignal,
+        }
+    }
+
+    /// The error as people see it; `namespace` is the one in use.
+    #[must_use]
+    pub fn report(&self, namespace: &str) -> Report {
+        let summary = self.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !summary.contains(&text) && !causes.iter().any(|said| said.contains(&text)) {
+                causes.push(text);
+            }
+            source = next_cause(cause);
+        }
+        if let Self::Lost { log, .. } = self {
+            causes.extend(log.iter().map(|line| format!("the agent said: {line}")));
+        }
+        if let Self::Start(StartError::Failed(failure))
+        | Self::Attach {
+            source: AttachError::Container(failure),
+            ..
+        } = self
+            && let FailureKind::Exited { last_log, .. } = &failure.kind
+        {
+            causes.extend(last_log.iter().map(|line| format!("the agent said: {line}")));
+        }
+        Report {
+            summary,
+            causes,
+            hint: self.hint(namespace),
+        }
+    }
+
+    fn hint(&self, namespace: &str) -> Option<String> {
+        match self {
+            Self::AgentFlags(AgentFlagsError::Binary(error)) | Self::Start(StartError::Binary(error)) => {
+                Some(binary_hint(error))
+            }
+            Self::Bind(error) => error.hint(),
+            Self::Access(AccessError::Kubeconfig(error)) => kubeconfig_hint(error),
+            Self::Api(error)
+            | Self::Start(StartError::Api(error) | StartError::Rights(RightsError::Api(error)))
+            | Self::Attach {
+                source: AttachError::Api(error),
+                ..
+            } => api_hint(error, namespace),
+            Self::Start(StartError::Rights(RightsError::Missing { namespace, missing })) => {
+                let first = missing.first().map(|right| right.can_i(namespace))?;
+                Some(format!(
+                    "ask for the role in README \"Rights needed\", and check with `{first}`"
+                ))
+            }
+            Self::Start(StartError::NoNamespace(_)) => {
+                Some("name another one with `-n`; `kubectl get namespaces` lists them".to_owned())
+            }
+            Self::Start(StartError::Failed(failure)) => failure_hint(failure, namespace),
+            Self::Start(StartError::Service(error)) => service_hint(error),
+            Self::Attach {
+                source: AttachError::Hello { error, .. },
+                ..
+            } => hello_hint(error),
+            Self::Lost { .. } => Some("run the same command again".to_owned()),
+            Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => {
+                Some("clean up one namespace at a time with `-n`".to_owned())
+            }
+            Self::Usage(_)
+            | Self::AgentFlags(_)
+            | Self::Credentials(_)
+            | Self::Io { .. }
+            | Self::Access(_)
+            | Self::Start(_)
+            | Self::Attach { .. }
+            | Self::Listen { .. }
+            | Self::Sweep(_)
+            | Self::Leftovers(_) => None,
+            Self::SecondSignal => Some(format!(
+                "what is left goes by itself, or with `kubectl tunnel cleanup -n {namespace}`"
+            )),
+        }
+    }
+}
+
+/// The cause behind a cause. An I/O error hides what it wraps from `source`.
+fn next_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    if let Some(io) = error.downcast_ref::<std::io::Error>()
+        && let Some(inner) = io.get_ref()
+    {
+        return Some(inner);
+    }
+    error.source()
+}
+
+fn access_status(error: &AccessError) -> ExitStatus {
+    match error {
+        AccessError::Kubeconfig(
+            KubeconfigError::InsecureWithCa | KubeconfigError::ImpersonationWithoutUser,
+        ) => ExitStatus::Usage,
+        AccessError::Kubeconfig(_) | AccessError::Credentials(_) | AccessError::Tls { .. } => {
+            ExitStatus::Unreachable
+        }
+    }
+}
+
+fn api_status(error: &ApiError, otherwise: ExitStatus) -> ExitStatus {
+    if error.is_about_access() {
+        ExitStatus::Unreachable
+    } else if matches!(error, ApiError::Forbidden { .. }) {
+        ExitStatus::Forbidden
+    } else {
+        otherwise
+    }
+}
+
+fn start_status(error: &StartError) -> ExitStatus {
+    match error {
+        StartError::Rights(RightsError::Missing { .. }) => ExitStatus::Forbidden,
+        StartError::Rights(RightsError::Api(error)) | StartError::Api(error) => {
+            api_status(error, ExitStatus::NotStarted)
+        }
+        StartError::Patch(_) => ExitStatus::Usage,
+        StartError::Service(error) => service_status(error),
+        StartError::Binary(_) | StartError::NoNamespace(_) | StartError::Failed(_) => ExitStatus::NotStarted,
+    }
+}
+
+fn service_status(error: &ServiceError) -> ExitStatus {
+    match error {
+        ServiceError::Api(error) => api_status(error, ExitStatus::Failed),
+        ServiceError::Foreign { .. } | ServiceError::Taken { .. } | ServiceError::Stuck { .. } => {
+            ExitStatus::Failed
+        }
+    }
+}
+
+fn binary_hint(_: &AgentBinaryError) -> String {
+    "build it in with `make build`, or name one with `--agent-binary PATH` or `--agent-image IMAGE`"
+        .to_owned()
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most errors need no hint")]
+fn kubeconfig_hint(error: &KubeconfigError) -> Option<String> {
+    match error {
+        KubeconfigError::ContextNotFound { known, .. } | KubeconfigError::NoCurrentContext { known } => {
+            (!known.is_empty()).then(|| format!("contexts there are: {}", known.join(", ")))
+        }
+        KubeconfigError::NoConfiguration { .. } => {
+            Some("name a kubeconfig with `--kubeconfig` or the variable KUBECONFIG".to_owned())
+        }
+        _ => None,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most errors need no hint")]
+fn api_hint(error: &ApiError, namespace: &str) -> Option<String> {
+    match error {
+        ApiError::Forbidden { call, .. } => {
+            let namespace = call.namespace.as_deref().unwrap_or(namespace);
+            let resource = call.resource.replacen('/', " --subresource=", 1);
+            Some(format!(
+                "check with `kubectl auth can-i {} {resource} -n {namespace}`",
+                call.verb
+            ))
+        }
+        ApiError::Unreachable { .. } | ApiError::Deadline { .. } => {
+            Some("see whether kubectl reaches it: `kubectl version`".to_owned())
+        }
+        ApiError::Unauthenticated { .. } => Some("see who you are: `kubectl auth whoami`".to_owned()),
+        ApiError::Upgrade { .. } => Some(
+            "something between here and the API server does not pass WebSockets on; try without the proxy"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most failures need no hint")]
+fn failure_hint(failure: &Failure, namespace: &str) -> Option<String> {
+    Some(match &failure.kind {
+        FailureKind::Quota => format!("see what is used: `kubectl describe quota -n {namespace}`"),
+        FailureKind::QuotaDemands(_) => {
+            "give what the quota demands, such as `--limits cpu=500m,memory=128Mi`".to_owned()
+        }
+        FailureKind::LimitRange => {
+            format!(
+                "stay within it with `--requests` and `--limits`; `kubectl describe limits -n {namespace}`"
+            )
+        }
+        FailureKind::ImagePull => "name an image the cluster can pull with `--base-image IMAGE`".to_owned(),
+        FailureKind::NoMatchingNode => {
+            "see whether `--arch` and the node selectors of `--patch` fit a node of this cluster".to_owned()
+        }
+        FailureKind::Unschedulable => format!(
+            "see why: `kubectl get events -n {namespace}`; tolerations and selectors go in with `--patch`"
+        ),
+        FailureKind::CannotRun => {
+            "binaries from a ConfigMap may be forbidden here; try `--agent-image`".to_owned()
+        }
+        FailureKind::OutOfMemory => "give it more with `--limits memory=512Mi`".to_owned(),
+        FailureKind::TimedOut { .. } => "allow it more time with `--pod-running-timeout`".to_owned(),
+        _ => return None,
+    })
+}
+
+fn service_hint(error: &ServiceError) -> Option<String> {
+    match error {
+        ServiceError::Foreign { .. } => Some(
+            "an existing service is never changed; name another one: `kubectl tunnel expose NAME PORT`"
+                .to_owned(),
+        ),
+        ServiceError::Taken { name, session, .. } => Some(format!(
+            "name your own: `kubectl tunnel expose {name}-{session} PORT`"
+        )),
+        ServiceError::Stuck { .. } => Some("try again in a moment".to_owned()),
+        ServiceError::Api(_) => None,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most errors need no hint")]
+fn hello_hint(error: &HelloError) -> Option<String> {
+    match error {
+        HelloError::Version { .. } | HelloError::Refused(tunnel_wire::hello::Verdict::Version) => Some(
+            "plugin and agent must be of one release: leave `--agent-image` and `--agent-binary` out"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let error = Error::Io {
+            doing: "write the ready file".to_owned(),
+            source: std::io::Error::other(std::io::Error::other("disk full")),
+        };
+        let report = error.report("dev");
+        assert_eq!(report.summary, "write the ready file");
+        assert_eq!(report.causes, ["disk full"]);
+        assert_eq!(error.status(), ExitStatus::Failed);
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_had_is_answered_by_its_cause() {
+        let address = "203.0.113.1:6080".parse().unwrap();
+        let report = Error::Bind(BindError::NotOurs { address }).report("dev");
+        assert!(report.hint.unwrap().contains("own address"));
+    }
+
+    #[test]
+    fn leaving_at_once_names_the_namespace_to_clean() {
+        let hint = Error::SecondSignal.report("dev").hint.unwrap();
+        assert!(hint.contains("kubectl tunnel cleanup -n dev"), "{hint}");
+    }
+
+    #[test]
+    fn a_lost_session_tells_what_the_agent_said_and_what_to_type() {
+        let error = Error::Lost {
+            reason: "nothing was heard for 15 s".to_owned(),
+            log: vec!["bye".to_owned()],
+        };
+        let report = error.report("dev");
+        assert_eq!(report.summary, "the session was lost: nothing was heard for 15 s");
+        assert_eq!(report.causes, ["the agent said: bye"]);
+        assert_eq!(report.hint.as_deref(), Some("run the same command again"));
+        assert_eq!(error.status() as u8, 6);
+    }
+}

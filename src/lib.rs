@@ -1,0 +1,54 @@
+//! The plugin of `kubectl tunnel`: both directions between a laptop and a Kubernetes namespace over one exec
+//! WebSocket.
+//!
+//! # The data path
+//!
+//! ```text
+//!   forward  listener accepts -> Session::open -> [stream | session | link | cluster/exec] -> agent dials -> relay
+//!   reverse  agent accepts -> [the same, backwards] -> reverse dials the local program -> relay
+//! ```
+//!
+//! # Code map
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`cli`] | what can be typed |
+//! | [`command`] | one verb a file; the life of a session; where the parts meet |
+//! | [`cluster`] | kubeconfig, the API client, the objects and their life, exec as a byte pipe |
+//! | [`session`] | the session above whatever transport it is given |
+//! | [`listener`] | the local port: HTTP proxy, SOCKS5, Host routing |
+//! | [`forward`] | targets as streams of the session |
+//! | [`reverse`] | connections from the cluster to local programs |
+//! | [`ui`] | the terminal, JSON events, the ready file |
+//! | [`error`] | exit codes and hints |
+//! | [`logging`], [`shutdown`] | `tracing`, signals |
+//!
+//! What both programs must agree on is `tunnel-wire`; the other program is `tunnel-agent`.
+//!
+//! Architecture invariant: `cluster` and `session` never import each other.
+//! Architecture invariant: only `ui` writes to the terminal.
+
+pub mod cli;
+pub mod cluster;
+pub mod command;
+pub mod error;
+pub mod forward;
+pub mod listener;
+pub mod logging;
+pub mod reverse;
+pub mod session;
+pub mod shutdown;
+pub mod ui;
+
+/// Lets the process open as many files as the system allows: each connection needs one.
+pub fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "limit of open files not raised");
+        }
+    }
+}

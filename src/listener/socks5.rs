@@ -1,0 +1,205 @@
+//! SOCKS5 (RFC 1928) with CONNECT by name, IPv4 and IPv6, and user and password (RFC 1929).
+//!
+//! The reply comes after the dial, so that a program learns why it failed. BIND and UDP are refused.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::time::timeout;
+use tunnel_wire::RefusalCode;
+
+use super::connection::{Ended, Report, Shared, dial, splice};
+use super::credentials::Credentials;
+use super::local::Local;
+use super::target::Target;
+use super::{Connect, DialError};
+
+const VERSION: u8 = 5;
+const AUTH_VERSION: u8 = 1;
+const METHOD_NONE: u8 = 0;
+const METHOD_PASSWORD: u8 = 2;
+const METHOD_UNACCEPTABLE: u8 = 0xff;
+const COMMAND_CONNECT: u8 = 1;
+const ADDRESS_V4: u8 = 1;
+const ADDRESS_NAME: u8 = 3;
+const ADDRESS_V6: u8 = 4;
+
+/// The reply field of RFC 1928, section 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Reply {
+    Succeeded = 0,
+    GeneralFailure = 1,
+    NotAllowed = 2,
+    NetworkUnreachable = 3,
+    HostUnreachable = 4,
+    ConnectionRefused = 5,
+    TtlExpired = 6,
+    CommandNotSupported = 7,
+    AddressTypeNotSupported = 8,
+}
+
+impl Reply {
+    fn of(error: &DialError) -> Self {
+        match error.code {
+            RefusalCode::NoSuchHost | RefusalCode::ResolveFailed => Self::HostUnreachable,
+            RefusalCode::ConnectionRefused => Self::ConnectionRefused,
+            RefusalCode::TimedOut => Self::TtlExpired,
+            RefusalCode::Unreachable => Self::NetworkUnreachable,
+            RefusalCode::NotAllowed => Self::NotAllowed,
+            RefusalCode::TooManyStreams
+            | RefusalCode::ResourceExhausted
+            | RefusalCode::AddressInUse
+            | RefusalCode::ShuttingDown
+            | RefusalCode::Unsupported
+            | RefusalCode::Other => Self::GeneralFailure,
+        }
+    }
+
+    /// The whole reply. The bound address is left zero: it is the agent's and means nothing here.
+    fn bytes(self) -> [u8; 10] {
+        [VERSION, self as u8, 0, ADDRESS_V4, 0, 0, 0, 0, 0, 0]
+    }
+}
+
+/// Why a handshake goes no further, with the last bytes to send.
+#[derive(Debug)]
+enum Stop {
+    /// The program's end failed, or it left.
+    Local(std::io::Error),
+    /// Tell the program and end the connection.
+    Reject(Vec<u8>, &'static str),
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Local(error)
+    }
+}
+
+/// Serves a connection whose first byte was 5.
+pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut Report) -> Ended {
+    let limits = &shared.options.limits;
+    let handshake = timeout(
+        limits.head,
+        handshake(&mut local, shared.options.credentials.as_ref()),
+    )
+    .await;
+    let target = match handshake {
+        Err(_) => return Ended::Idle,
+        Ok(Err(Stop::Local(error))) => return Ended::Local(error),
+        Ok(Err(Stop::Reject(bytes, reason))) => {
+            return answer(local, &bytes, report, shared, Ended::Rejected(reason.to_owned())).await;
+        }
+        Ok(Ok(target)) => target,
+    };
+    report.target = Some(target.clone());
+    match dial(shared, &target).await {
+        Ok(stream) => {
+            if let Err(error) = local.write_all(&Reply::Succeeded.bytes()).await {
+                return Ended::Local(error);
+            }
+            splice(local, stream, BytesMut::new(), report).await
+        }
+        Err(error) => {
+            let reply = Reply::of(&error).bytes();
+            answer(local, &reply, report, shared, Ended::NotReached(error)).await
+        }
+    }
+}
+
+/// Sends the last bytes and ends the connection.
+async fn answer<C>(
+    mut local: Local,
+    bytes: &[u8],
+    report: &mut Report,
+    shared: &Shared<C>,
+    ended: Ended,
+) -> Ended {
+    if let Err(error) = local.write_all(bytes).await {
+        return Ended::Local(error);
+    }
+    report.count(&local);
+    local.finish(shared.options.limits.linger).await;
+    ended
+}
+
+async fn handshake(local: &mut Local, credentials: Option<&Credentials>) -> Result<Target, Stop> {
+    greet(local, credentials.is_some()).await?;
+    if let Some(credentials) = credentials {
+        authenticate(local, credentials).await?;
+    }
+    request(local).await
+}
+
+/// `05 count methods...` is answered by `05 method`.
+async fn greet(local: &mut Local, guarded: bool) -> Result<(), Stop> {
+    local.fill_to(2).await?;
+    let count = usize::from(local.buf[1]);
+    local.fill_to(2 + count).await?;
+    let wanted = if guarded { METHOD_PASSWORD } else { METHOD_NONE };
+    let offered = local.buf[2..2 + count].contains(&wanted);
+    local.buf.advance(2 + count);
+    if !offered {
+        let reason = if guarded {
+            "no user and password offered"
+        } else {
+            "only authentication offered"
+        };
+        return Err(Stop::Reject(vec![VERSION, METHOD_UNACCEPTABLE], reason));
+    }
+    Ok(local.write_all(&[VERSION, wanted]).await?)
+}
+
+/// `01 length user length password` is answered by `01 00`, or by another status and the end.
+async fn authenticate(local: &mut Local, credentials: &Credentials) -> Result<(), Stop> {
+    local.fill_to(2).await?;
+    let user = 2..2 + usize::from(local.buf[1]);
+    local.fill_to(user.end + 1).await?;
+    let password = user.end + 1..user.end + 1 + usize::from(local.buf[user.end]);
+    local.fill_to(password.end).await?;
+    let version = local.buf[0];
+    let allowed = credentials.allow(&local.buf[user], &local.buf[password.clone()]);
+    local.buf.advance(password.end);
+    if version != AUTH_VERSION || !allowed {
+        return Err(Stop::Reject(vec![AUTH_VERSION, 1], "wrong user or password"));
+    }
+    Ok(local.write_all(&[AUTH_VERSION, 0]).await?)
+}
+
+/// `05 command 00 type address port`.
+async fn request(local: &mut Local) -> Result<Target, Stop> {
+    local.fill_to(5).await?;
+    let [version, command, _, kind, first] = [0, 1, 2, 3, 4].map(|index| local.buf[index]);
+    if version != VERSION {
+        return Err(reject(Reply::GeneralFailure, "not a SOCKS5 request"));
+    }
+    let address = match kind {
+        ADDRESS_V4 => 4..8,
+        ADDRESS_V6 => 4..20,
+        ADDRESS_NAME => 5..5 + usize::from(first),
+        _ => return Err(reject(Reply::AddressTypeNotSupported, "unknown address type")),
+    };
+    local.fill_to(address.end + 2).await?;
+    let bytes = &local.buf[address.clone()];
+    let host = match kind {
+        ADDRESS_V4 => <[u8; 4]>::try_from(bytes)
+            .map(|octets| Ipv4Addr::from(octets).to_string())
+            .ok(),
+        ADDRESS_V6 => <[u8; 16]>::try_from(bytes)
+            .map(|octets| Ipv6Addr::from(octets).to_string())
+            .ok(),
+        _ => std::str::from_utf8(bytes).ok().map(ToOwned::to_owned),
+    };
+    let port = u16::from_be_bytes([local.buf[address.end], local.buf[address.end + 1]]);
+    local.buf.advance(address.end + 2);
+    if command != COMMAND_CONNECT {
+        return Err(reject(Reply::CommandNotSupported, "only CONNECT is served"));
+    }
+    host.and_then(|host| Target::new(&host, port).ok())
+        .ok_or_else(|| reject(Reply::HostUnreachable, "neither a name nor an address, or port 0"))
+}
+
+fn reject(reply: Reply, reason: &'static str) -> Stop {
+    Stop::Reject(reply.bytes().to_vec(), reason)
+}

@@ -1,0 +1,96 @@
+//! The process: what was typed, logging, the runtime, the command, one error, the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kubectl_tunnel::cli::{Cli, Command};
+use kubectl_tunnel::cluster::env::Env;
+use kubectl_tunnel::command::{self, Context};
+use kubectl_tunnel::error::{Error, ExitStatus};
+use kubectl_tunnel::logging::{self, LineWriter};
+use kubectl_tunnel::shutdown::Shutdown;
+use kubectl_tunnel::ui::{Event, Printer};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help to stdout and usage errors to stderr; a closed one is nobody's fault.
+            drop(error.print());
+            let done = !error.use_stderr();
+            return ExitCode::from(if done { ExitStatus::Done } else { ExitStatus::Usage } as u8);
+        }
+    };
+    let printer = Printer::new(cli.output.output, cli.output.quiet);
+    let env = Env::process();
+    let log = printer.clone();
+    let filter = env
+        .any_var(&["KUBECTL_TUNNEL_LOG", "RUST_LOG"])
+        .map(str::to_owned);
+    logging::init(
+        cli.output.verbosity,
+        cli.output.log_format,
+        filter.as_deref(),
+        move || {
+            let log = log.clone();
+            LineWriter(move |bytes: &[u8]| log.log(bytes))
+        },
+    );
+    kubectl_tunnel::raise_file_limit();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let error = Error::Io {
+                doing: "start the runtime".to_owned(),
+                source,
+            };
+            return fail(&printer, &error, "NAMESPACE", Vec::new());
+        }
+    };
+    let shutdown = Shutdown::default();
+    let (command, context) = Context::new(cli, printer.clone(), shutdown.clone(), env);
+    let is_session = matches!(command, Command::Proxy(_) | Command::Expose(_));
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = command::run(command, &context) => result,
+            failed = listen(&shutdown) => Err(failed),
+        }
+    });
+    // Tasks that block (a credential plugin, a name look-up) are not waited for.
+    runtime.shutdown_background();
+    let leftovers = context.last_words.leftovers();
+    match result {
+        Ok(()) => {
+            if is_session {
+                printer.event(&Event::Ended { code: 0, leftovers });
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&printer, &error, context.last_words.namespace(), leftovers),
+    }
+}
+
+async fn listen(shutdown: &Shutdown) -> Error {
+    match shutdown.listen().await {
+        Ok(()) => std::future::pending().await,
+        Err(source) => Error::Io {
+            doing: "listen to signals".to_owned(),
+            source,
+        },
+    }
+}
+
+fn fail(printer: &Printer, error: &Error, namespace: &str, leftovers: Vec<String>) -> ExitCode {
+    let code = error.status() as u8;
+    let report = error.report(namespace);
+    printer.error(&report.summary, &report.causes, report.hint.as_deref());
+    printer.event(&Event::Error {
+        code,
+        message: report.summary,
+        causes: report.causes,
+        hint: report.hint,
+    });
+    printer.event(&Event::Ended { code, leftovers });
+    ExitCode::from(code)
+}

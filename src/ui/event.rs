@@ -1,0 +1,222 @@
+//! What happens to a session, for programs: JSON events, the ready file, and the ready lines on stdout.
+//!
+//! The names of events and fields are part of the command line: they grow, they do not change.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// One event, as `-o json` prints it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// Everything asked for works.
+    Ready(Ready),
+    /// The session is over although nobody asked for it.
+    Lost {
+        /// Why.
+        reason: String,
+    },
+    /// The command failed; the last event before `ended`.
+    Error {
+        /// The exit status that follows.
+        code: u8,
+        /// What failed.
+        message: String,
+        /// What caused it, outermost first.
+        causes: Vec<String>,
+        /// The next command to type.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+    },
+    /// The last event.
+    Ended {
+        /// The exit status.
+        code: u8,
+        /// What is still in the cluster, as `kind/name`.
+        leftovers: Vec<String>,
+    },
+}
+
+/// What a session offers, in full.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ready {
+    /// The session's id.
+    pub session: String,
+    /// The namespace of its objects.
+    pub namespace: String,
+    /// The agent's pod.
+    pub pod: String,
+    /// This process.
+    pub pid: u32,
+    /// Local ports.
+    pub listeners: Vec<LocalListener>,
+    /// Services whose connections come here.
+    pub services: Vec<ExposedService>,
+}
+
+/// A local port.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalListener {
+    /// What it speaks.
+    pub kind: &'static str,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// A Service of ours.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExposedService {
+    /// Its name.
+    pub name: String,
+    /// Its address in the cluster.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    /// Its ports.
+    pub ports: Vec<ExposedPort>,
+}
+
+/// A port of such a Service.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExposedPort {
+    /// The Service's port.
+    pub port: u16,
+    /// The local program, as `host:port`.
+    pub local: String,
+    /// What a pod may dial, as `host:port`.
+    pub url: String,
+}
+
+impl Event {
+    /// The event as one line of JSON.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("plain strings and numbers always serialize")
+    }
+
+    /// What stdout gets without `-o json`: the lines scripts wait for.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let Self::Ready(ready) = self else {
+            return Vec::new();
+        };
+        let listeners = ready
+            .listeners
+            .iter()
+            .map(|listener| format!("Starting to serve on {}", listener.address));
+        let services = ready.services.iter().flat_map(|service| {
+            service.ports.iter().map(move |port| {
+                format!(
+                    "Forwarding from {}.{}:{} -> {}",
+                    service.name, ready.namespace, port.port, port.local
+                )
+            })
+        });
+        listeners.chain(services).collect()
+    }
+}
+
+/// `--ready-file`: the ready event as a file that appears whole and goes when the session does.
+#[derive(Debug)]
+pub struct ReadyFile {
+    path: PathBuf,
+}
+
+impl ReadyFile {
+    /// Removes what a killed session left: it would say "ready" for one that is only starting.
+    pub fn forget(path: &Path) {
+        // Mostly there is none; where it cannot be removed, writing it fails and tells why.
+        drop(std::fs::remove_file(path));
+    }
+
+    /// Writes the file in one step: who sees it sees all of it.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write(path: &Path, event: &Event) -> io::Result<Self> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let temporary = path.with_file_name(name);
+        std::fs::write(&temporary, event.json() + "\n")?;
+        std::fs::rename(&temporary, path).inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already; there is nothing else to do about a failure here.
+        Self::forget(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Event {
+        Event::Ready(Ready {
+            session: "x7k2p9".to_owned(),
+            namespace: "dev".to_owned(),
+            pod: "tunnel-x7k2p9-abcde".to_owned(),
+            pid: 42,
+            listeners: vec![LocalListener {
+                kind: "proxy",
+                address: "127.0.0.1:6080".parse().unwrap(),
+            }],
+            services: vec![ExposedService {
+                name: "api".to_owned(),
+                cluster_ip: "10.96.0.7".to_owned(),
+                ports: vec![ExposedPort {
+                    port: 80,
+                    local: "localhost:1234".to_owned(),
+                    url: "api.dev.svc:80".to_owned(),
+                }],
+            }],
+        })
+    }
+
+    #[test]
+    fn the_ready_event_keeps_its_names() {
+        let json: serde_json::Value = serde_json::from_str(&ready().json()).unwrap();
+        assert_eq!(json["event"], "ready");
+        assert_eq!(json["listeners"][0]["address"], "127.0.0.1:6080");
+        assert_eq!(json["services"][0]["clusterIP"], "10.96.0.7");
+        assert_eq!(json["services"][0]["ports"][0]["local"], "localhost:1234");
+    }
+
+    #[test]
+    fn ready_lines_are_kubectls() {
+        assert_eq!(
+            ready().lines(),
+            [
+                "Starting to serve on 127.0.0.1:6080",
+                "Forwarding from api.dev:80 -> localhost:1234"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_ready_file_goes_with_the_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready");
+        let file = ReadyFile::write(&path, &ready()).unwrap();
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .contains("\"event\":\"ready\"")
+        );
+        drop(file);
+        assert!(!path.exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(ReadyFile::write(&folder.path().join("no/such"), &ready()).is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! The real plugin and the real agent against the playground: hermetic, on this machine alone.
+//!
+//! It proves that the parts are wired together, from the command line to the objects that are gone in the end.
+//! How Kubernetes behaves is for the cluster tests.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
+mod life;
+mod support;
+mod traffic;

@@ -1,0 +1,12 @@
+//! The local port over real loopback connections: raw bytes in, raw bytes out, no cluster.
+
+#![expect(clippy::unwrap_used, reason = "in a test a failed step is the finding")]
+
+mod auth;
+mod browser;
+mod forward;
+mod framing;
+mod life;
+mod session;
+mod support;
+mod tunnel;

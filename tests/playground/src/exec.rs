@@ -1,0 +1,149 @@
+//! Exec over WebSocket: checks the request, upgrades the connection, and runs a session on it.
+//!
+//! What can be refused before the upgrade is (no such pod, not scheduled, wrong container); what a
+//! real kubelet only finds out later arrives as a status on channel 3 after a successful upgrade.
+
+mod session;
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::http::status::Refusal;
+use crate::http::{Answer, Body, Call, full};
+use crate::object;
+use crate::resource::Resource;
+use crate::store::Key;
+use crate::world::World;
+use session::{Session, Streams};
+
+const V5: &str = "v5.channel.k8s.io";
+const V4: &str = "v4.channel.k8s.io";
+
+/// Answers an exec request; the session runs as a task of its own.
+pub(crate) fn upgrade(world: &Arc<World>, call: Call) -> Answer {
+    let route = &call.route;
+    let key = Key::new(Resource::Pod, &route.namespace, &route.name);
+    let pod = world
+        .store
+        .get(&key)
+        .ok_or_else(|| Refusal::not_found(Resource::Pod, &key.name))?;
+    let container = check_container(&pod, route.param("container"))?;
+    if !pod["spec"]["nodeName"].is_string() {
+        return Err(Refusal::bad_request(format!(
+            "pod {} does not have a host assigned",
+            key.name
+        )));
+    }
+    let command: Vec<String> = route.params("command").map(str::to_owned).collect();
+    if command.is_empty() {
+        return Err(Refusal::bad_request(
+            "you must specify at least 1 command for the container",
+        ));
+    }
+    let streams = Streams {
+        stdin: route.is_set("stdin"),
+        stdout: route.is_set("stdout"),
+        stderr: route.is_set("stderr"),
+    };
+    if !(streams.stdin || streams.stdout || streams.stderr) {
+        return Err(Refusal::bad_request(
+            "you must specify at least 1 of stdin, stdout, stderr",
+        ));
+    }
+    let (protocol, accept) = negotiate(&call, world.options.exec_v4_only)?;
+    let session = Session {
+        world: Arc::clone(world),
+        sandbox: world.sandboxes.get(object::uid(&pod)),
+        container,
+        command,
+        streams,
+        half_close: protocol == V5,
+    };
+    // From the answer on, so that no moment is left in which a fault would miss this connection.
+    world.faults.lines.becomes_exec(&call.switch);
+    let upgrade = hyper::upgrade::on(call.request);
+    world.spawn(async move {
+        match upgrade.await {
+            Ok(connection) => session.run(connection).await,
+            Err(error) => tracing::debug!(%error, "exec connection was not upgraded"),
+        }
+    });
+    Ok(switching_protocols(protocol, &accept))
+}
+
+/// The name of the container that is meant.
+fn check_container(pod: &Value, asked: Option<&str>) -> Result<String, Refusal> {
+    let only = object::field(&pod["spec"]["containers"][0], "name");
+    match asked {
+        Some(other) if other != only && !other.is_empty() => {
+            let text = format!("container {other} is not valid for pod {}", object::name(pod));
+            Err(Refusal::bad_request(text))
+        }
+        Some(_) | None => Ok(only.to_owned()),
+    }
+}
+
+/// The best sub-protocol that is offered, and the key the client waits for.
+fn negotiate(call: &Call, v4_only: bool) -> Result<(&'static str, String), Refusal> {
+    let headers = call.request.headers();
+    let is_websocket = headers
+        .get(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_websocket) else {
+        return Err(Refusal::bad_request("Upgrade request required"));
+    };
+    let offered: Vec<&str> = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(',').map(str::trim))
+        .collect();
+    let known: &[&'static str] = if v4_only { &[V4] } else { &[V5, V4] };
+    let protocol = known
+        .iter()
+        .find(|protocol| offered.contains(protocol))
+        .ok_or_else(|| {
+            let text =
+                format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}");
+            Refusal::new(StatusCode::FORBIDDEN, "Forbidden", text)
+        })?;
+    Ok((protocol, derive_accept_key(key.as_bytes())))
+}
+
+fn switching_protocols(protocol: &'static str, accept: &str) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+/// The `Status` of channel 3 for an exec that could not start.
+fn internal_error(message: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": "InternalError", "code": 500,
+        "details": {"causes": [{"message": message}]},
+    })
+}
+
+/// The `Status` of channel 3 for a process that ended.
+fn exit_status(code: i32) -> Value {
+    if code == 0 {
+        return json!({"metadata": {}, "status": "Success"});
+    }
+    json!({
+        "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+        "message": format!("command terminated with non-zero exit code: exit status {code}"),
+        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+    })
+}

@@ -1,0 +1,32 @@
+//! What the target program and the tests that reach it must agree on: its ports and its bytes.
+//!
+//! The program itself is `main.rs`; the tests run it in a pod of the cluster.
+
+use std::time::Duration;
+
+pub mod pattern;
+
+/// HTTP/1.1: `GET /bytes/N`, `GET /sha256/N`, `PUT /sha256`, `GET /end-first`; everything else is answered by its own head.
+pub const HTTP: u16 = 8080;
+/// The same on a second port.
+pub const HTTP_SECOND: u16 = 8081;
+/// Sends back what it reads, and its end.
+pub const ECHO: u16 = 7007;
+/// Reads to the end, then sends [`HALF_CLOSE_REPLY`] bytes of the pattern.
+pub const HALF_CLOSE: u16 = 7008;
+/// Accepts and never reads.
+pub const STALL: u16 = 7009;
+/// Sends the pattern until the connection ends.
+pub const SOURCE: u16 = 7010;
+/// Reads the pattern to the end, then answers `COUNT ok` or `COUNT wrong at OFFSET`, and a line feed.
+pub const SINK: u16 = 7011;
+/// Says `over` and ends its direction, then reads the pattern to the end; `GET /end-first` tells how that went,
+/// in the words of [`SINK`], or nothing before.
+pub const END_FIRST: u16 = 7012;
+/// Nobody listens here.
+pub const CLOSED: u16 = 7999;
+
+/// Bytes that [`HALF_CLOSE`] answers with.
+pub const HALF_CLOSE_REPLY: u64 = 1 << 20;
+/// How long one connection of `call` may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,0 +1,34 @@
+//! A program of known answers: what the cluster tests reach through a tunnel, and what calls them back.
+//!
+//! `serve` listens on all ports of the crate's constants; `call` opens connections at once, as a pod that uses
+//! an exposed Service does. It is delivered as a `ConfigMap`, so it is small: threads, no runtime. It trusts its
+//! callers, which are tests.
+
+use std::env;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+mod call;
+mod http;
+mod serve;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["serve"] => serve::run(),
+        ["call", "http", method, host, port, path, count] => call::http(method, host, port, path, count),
+        ["call", "half-close", host, port] => call::half_close(host, port),
+        _ => Err(io::Error::other(
+            "usage: tunnel-test-target serve | call http METHOD HOST PORT PATH COUNT | call half-close HOST PORT",
+        )),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr has gone.
+            drop(writeln!(io::stderr(), "error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
