@@ -92,7 +92,7 @@ pub async fn connect<T: Transports>(
     secret: &Secret,
 ) -> Result<Running, ConnectError<T::Error>> {
     let mut transport = transports.next().await.map_err(ConnectError::Transport)?;
-    let hello = Hello::plugin(id.clone(), secret.clone(), 1, 0);
+    let hello = Hello::plugin(id.clone(), secret.clone(), rand::random(), 1, 0);
     let answer = match hello::connect(&mut transport.reader, &mut transport.writer, &hello).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -110,7 +110,9 @@ pub async fn connect<T: Transports>(
     link.start_probe();
     let running = link.clone();
     tasks.spawn(async move {
-        let end = running.run(transport.reader, transport.writer).await;
+        let end = running
+            .run(transport.reader, transport.writer, answer.received)
+            .await;
         running.close(end.clone());
         state_tx.send_replace(State::Closed(end));
     });

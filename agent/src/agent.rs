@@ -266,15 +266,14 @@ async fn run_transport(config: &Config, link: &LinkHandle, proven: Proven) -> Tr
         lines: _lines,
         gone,
     } = transport;
-    let answer = Hello::agent(
+    let answer = hello.answer(
         config.session.clone(),
         Verdict::Accepted,
-        hello.transport,
-        link.received_position(),
+        link.progress().received,
     );
     let run = async {
         match tokio::time::timeout(HELLO_TIMEOUT, answer.write(&mut writer)).await {
-            Ok(Ok(())) => link.run(reader, writer).await,
+            Ok(Ok(())) => link.run(reader, writer, hello.received).await,
             Ok(Err(error)) => TransportEnd::Failed(chain(&error)),
             Err(_) => TransportEnd::Silent,
         }

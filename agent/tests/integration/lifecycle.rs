@@ -12,7 +12,7 @@ use tunnel_wire::link::TransportEnd;
 use crate::support::{InProcess, SESSION, config, line, secret};
 
 fn hello() -> Hello {
-    Hello::plugin(SESSION.parse().unwrap(), secret(), 1, 0)
+    Hello::plugin(SESSION.parse().unwrap(), secret(), 1, 1, 0)
 }
 
 fn is_about(elapsed: Duration, expected: Duration) -> bool {
@@ -32,7 +32,7 @@ async fn an_unproven_attach_does_not_count() {
     let start = Instant::now();
     let mut agent = InProcess::start(config(&[]));
     let mut transport = agent.transport().await;
-    let wrong = Hello::plugin(SESSION.parse().unwrap(), Secret::new([8; 32]), 1, 0);
+    let wrong = Hello::plugin(SESSION.parse().unwrap(), Secret::new([8; 32]), 1, 1, 0);
     assert!(matches!(
         transport.hello(&wrong).await,
         Err(HelloError::Refused(Verdict::Secret))

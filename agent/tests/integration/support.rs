@@ -156,7 +156,7 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    let hello = Hello::plugin(SESSION.parse().unwrap(), secret(), 1, 0);
+    let hello = Hello::plugin(SESSION.parse().unwrap(), secret(), 1, 1, 0);
     hello::connect(&mut reader, &mut writer, &hello).await?;
     let (link, io) = link::channel();
     let (session, incoming, driver) = session::start(End::Plugin, link.clone(), io);
@@ -165,7 +165,7 @@ where
     let mut transport = JoinSet::new();
     let running = link.clone();
     transport.spawn(async move {
-        let end = running.run(reader, writer).await;
+        let end = running.run(reader, writer, 0).await;
         running.close(end.clone());
         end
     });

@@ -15,9 +15,14 @@
 //! | 1 | data | position u64 of its first byte in the sender's stream, then 1..=32,752 bytes |
 //! | 2 | ping | stamp u64, opaque to the receiver |
 //! | 3 | pong | the ping's stamp |
-//! | 4 | goodbye | empty |
+//! | 4 | goodbye | position u64: all bytes the sender's stream ever had |
 //! | 5 | probe | offset u32, then bytes of [`crate::probe`] |
 //! | 6 | probe echo | the probe's payload |
+//! | 7 | ack | position u64: the receiver has every byte before it |
+//! | 8 | fault | fault u8 (1 altered, 2 missing), position u64 up to which all was well |
+//! | 9 | evicted | empty |
+//!
+//! Goodbye, fault and evicted are the last frame their sender puts on a transport.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -56,7 +61,10 @@ pub enum Frame {
         stamp: u64,
     },
     /// The sender has nothing more to say and leaves.
-    Goodbye,
+    Goodbye {
+        /// Where its stream ends.
+        position: u64,
+    },
     /// Bytes to be echoed.
     Probe {
         /// Where in the pseudo-random sequence the bytes begin.
@@ -71,6 +79,30 @@ pub enum Frame {
         /// The probe's bytes.
         bytes: Bytes,
     },
+    /// Everything before a position has arrived, and need not be kept.
+    Ack {
+        /// The first byte that has not arrived.
+        position: u64,
+    },
+    /// What arrived cannot be used: the sender of this gives the transport up.
+    Fault {
+        /// What is wrong with it.
+        fault: Fault,
+        /// The first byte that has not arrived as it should.
+        position: u64,
+    },
+    /// Another plugin has proven the session's secret and takes the agent over.
+    Evicted,
+}
+
+/// How a transport failed the bytes on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// They arrived altered.
+    Altered = 1,
+    /// Some of them did not arrive.
+    Missing = 2,
 }
 
 impl Frame {
@@ -79,9 +111,12 @@ impl Frame {
             Self::Data { .. } => 1,
             Self::Ping { .. } => 2,
             Self::Pong { .. } => 3,
-            Self::Goodbye => 4,
+            Self::Goodbye { .. } => 4,
             Self::Probe { .. } => 5,
             Self::ProbeEcho { .. } => 6,
+            Self::Ack { .. } => 7,
+            Self::Fault { .. } => 8,
+            Self::Evicted => 9,
         }
     }
 
@@ -92,10 +127,14 @@ impl Frame {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Data { position, bytes } => encode_parts(self.kind(), &position.to_be_bytes(), bytes, out),
-            Self::Ping { stamp } | Self::Pong { stamp } => {
-                encode_parts(self.kind(), &stamp.to_be_bytes(), &[], out);
+            Self::Ping { stamp: number }
+            | Self::Pong { stamp: number }
+            | Self::Goodbye { position: number }
+            | Self::Ack { position: number } => encode_parts(self.kind(), &number.to_be_bytes(), &[], out),
+            Self::Fault { fault, position } => {
+                encode_parts(self.kind(), &[*fault as u8], &position.to_be_bytes(), out);
             }
-            Self::Goodbye => encode_parts(self.kind(), &[], &[], out),
+            Self::Evicted => encode_parts(self.kind(), &[], &[], out),
             Self::Probe { offset, bytes } | Self::ProbeEcho { offset, bytes } => {
                 encode_parts(self.kind(), &offset.to_be_bytes(), bytes, out);
             }
@@ -115,9 +154,10 @@ impl Frame {
             usize::try_from(u32::from_be_bytes([0, input[1], input[2], input[3]])).unwrap_or(usize::MAX);
         let fits = match kind {
             1 => (9..=MAX_PAYLOAD).contains(&length),
-            2 | 3 => length == 8,
-            4 => length == 0,
+            2 | 3 | 4 | 7 => length == 8,
             5 | 6 => (5..=MAX_PAYLOAD).contains(&length),
+            8 => length == 9,
+            9 => length == 0,
             unknown => return Err(DecodeError::UnknownType(unknown)),
         };
         if !fits {
@@ -144,15 +184,29 @@ impl Frame {
             3 => Self::Pong {
                 stamp: frame.get_u64(),
             },
-            4 => Self::Goodbye,
+            4 => Self::Goodbye {
+                position: frame.get_u64(),
+            },
             5 => Self::Probe {
                 offset: frame.get_u32(),
                 bytes: frame,
             },
-            _ => Self::ProbeEcho {
+            6 => Self::ProbeEcho {
                 offset: frame.get_u32(),
                 bytes: frame,
             },
+            7 => Self::Ack {
+                position: frame.get_u64(),
+            },
+            8 => Self::Fault {
+                fault: match frame.get_u8() {
+                    1 => Fault::Altered,
+                    2 => Fault::Missing,
+                    _ => return Err(DecodeError::BadField("fault")),
+                },
+                position: frame.get_u64(),
+            },
+            _ => Self::Evicted,
         }))
     }
 }
@@ -194,7 +248,7 @@ mod tests {
                 stamp: 0x0102_0304_0506_0708,
             },
             Frame::Pong { stamp: 1 },
-            Frame::Goodbye,
+            Frame::Goodbye { position: 5 },
             Frame::Probe {
                 offset: 9,
                 bytes: Bytes::from_static(b"xy"),
@@ -203,6 +257,12 @@ mod tests {
                 offset: 9,
                 bytes: Bytes::from_static(b"xy"),
             },
+            Frame::Ack { position: 12 },
+            Frame::Fault {
+                fault: Fault::Missing,
+                position: 12,
+            },
+            Frame::Evicted,
         ]
     }
 
@@ -222,9 +282,12 @@ mod tests {
                 "0100000d76577f1f000000000000000768656c6c6f",
                 "020000083b5142a10102030405060708",
                 "0300000832eab8990000000000000001",
-                "0400000033457a34",
+                "04000008632503160000000000000005",
                 "05000006c877564d000000097879",
                 "060000069061ac53000000097879",
+                "070000084805a48a000000000000000c",
+                "080000091278952702000000000000000c",
+                "0900000063668299",
             ]
         );
     }
@@ -268,7 +331,7 @@ mod tests {
 
     #[test]
     fn lengths_out_of_bounds_are_refused_before_they_are_waited_for() {
-        for (kind, length) in [(1u8, 8u32), (1, 32_761), (2, 7), (4, 1), (5, 4)] {
+        for (kind, length) in [(1u8, 8u32), (1, 32_761), (2, 7), (4, 7), (5, 4), (8, 8), (9, 1)] {
             let mut input = BytesMut::new();
             let mut front = length.to_be_bytes();
             front[0] = kind;
@@ -280,7 +343,7 @@ mod tests {
                 Err(DecodeError::BadLength { kind, length })
             );
         }
-        let mut input = BytesMut::from(&[9u8, 0, 0, 0, 0, 0, 0, 0][..]);
-        assert_eq!(Frame::decode(&mut input), Err(DecodeError::UnknownType(9)));
+        let mut input = BytesMut::from(&[10u8, 0, 0, 0, 0, 0, 0, 0][..]);
+        assert_eq!(Frame::decode(&mut input), Err(DecodeError::UnknownType(10)));
     }
 }

@@ -8,12 +8,13 @@
 //!   4  wire version u16
 //!   6  length u16 of all that follows, checksum included
 //!   8  sender u8: 1 plugin, 2 agent
-//!   9  verdict u8: 0 accepted, 1 version, 2 secret, 3 session (a plugin sends 0)
+//!   9  verdict u8: 0 accepted, 1 version, 2 secret, 3 session, 4 stale, 5 over (a plugin sends 0)
 //!  10  session id, 16 bytes, padded with NUL
 //!  26  secret, 32 bytes (an agent sends zeros)
-//!  58  transport number u32, counted by the plugin from 1
-//!  62  position received u64: link bytes this end has so far
-//!  70  software version: length u8, then at most 32 bytes
+//!  58  link u64: chosen at random by the plugin for each link; an agent repeats it
+//!  66  transport number u32, counted by the plugin from 1 for each link
+//!  70  position received u64: link bytes this end has so far
+//!  78  software version: length u8, then at most 32 bytes
 //!  ..  crc32c u32 of everything before
 //! ```
 //!
@@ -35,8 +36,8 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MAGIC: [u8; 4] = *b"KTUN";
 const FRONT: usize = 8;
-/// Sender, verdict, id, secret, transport, position, version length, checksum.
-const MIN_BODY: usize = 1 + 1 + ID_LENGTH + 32 + 4 + 8 + 1 + 4;
+/// Sender, verdict, id, secret, link, transport, position, version length, checksum.
+const MIN_BODY: usize = 1 + 1 + ID_LENGTH + 32 + 8 + 4 + 8 + 1 + 4;
 const MAX_SOFTWARE: usize = 32;
 
 /// Who sent a hello.
@@ -61,6 +62,10 @@ pub enum Verdict {
     Secret = 2,
     /// The hello is for another session.
     Session = 3,
+    /// A newer transport of the same link has been attached already.
+    Stale = 4,
+    /// The link is closed at the agent: its streams are gone, there is nothing to resume.
+    Over = 5,
 }
 
 /// One hello, sent or received.
@@ -76,7 +81,9 @@ pub struct Hello {
     pub session: SessionId,
     /// The session's secret; an agent sends zeros.
     pub secret: Secret,
-    /// Which transport of the session this is, from 1.
+    /// Which link: a plugin that resumes names the one it had, a new plugin makes a new one.
+    pub link: u64,
+    /// Which transport of the link this is, from 1.
     pub transport: u32,
     /// Bytes of the link's stream the sender has received so far.
     pub received: u64,
@@ -113,6 +120,8 @@ pub enum HelloError {
         Verdict::Secret => "the secret is not this session's",
         Verdict::Session => "the agent belongs to another session",
         Verdict::Version => "the agent speaks another wire version",
+        Verdict::Stale => "the agent has a newer connection of this session already",
+        Verdict::Over => "the agent has ended this session",
         Verdict::Accepted => "the agent accepted and refused at once",
     })]
     Refused(Verdict),
@@ -121,26 +130,36 @@ pub enum HelloError {
 impl Hello {
     /// The plugin's hello on a new transport.
     #[must_use]
-    pub fn plugin(session: SessionId, secret: Secret, transport: u32, received: u64) -> Self {
+    pub fn plugin(session: SessionId, secret: Secret, link: u64, transport: u32, received: u64) -> Self {
         Self {
             version: WIRE_VERSION,
             sender: Sender::Plugin,
             verdict: Verdict::Accepted,
             session,
             secret,
+            link,
             transport,
             received,
             software: SOFTWARE_VERSION.to_owned(),
         }
     }
 
-    /// The agent's answer to a plugin's hello.
+    /// The agent's answer to this plugin's hello; `received` is final, no older transport is read any more.
     #[must_use]
-    pub fn agent(session: SessionId, verdict: Verdict, transport: u32, received: u64) -> Self {
+    pub fn answer(&self, session: SessionId, verdict: Verdict, received: u64) -> Self {
         Self {
             sender: Sender::Agent,
             verdict,
-            ..Self::plugin(session, Secret::new([0; 32]), transport, received)
+            ..Self::plugin(session, Secret::new([0; 32]), self.link, self.transport, received)
+        }
+    }
+
+    /// The agent's answer to a hello that could not be read.
+    fn refusal(session: SessionId, verdict: Verdict) -> Self {
+        Self {
+            sender: Sender::Agent,
+            verdict,
+            ..Self::plugin(session, Secret::new([0; 32]), 0, 0, 0)
         }
     }
 
@@ -170,6 +189,7 @@ impl Hello {
         id[..self.session.as_str().len()].copy_from_slice(self.session.as_str().as_bytes());
         out.put_slice(&id);
         out.put_slice(self.secret.as_bytes());
+        out.put_u64(self.link);
         out.put_u32(self.transport);
         out.put_u64(self.received);
         out.put_u8(u8::try_from(software.len()).expect("bounded by MAX_SOFTWARE"));
@@ -219,6 +239,8 @@ impl Hello {
             1 => Verdict::Version,
             2 => Verdict::Secret,
             3 => Verdict::Session,
+            4 => Verdict::Stale,
+            5 => Verdict::Over,
             _ => return Err(HelloError::Altered("verdict")),
         };
         let mut id = [0; ID_LENGTH];
@@ -229,6 +251,7 @@ impl Hello {
             .ok_or(HelloError::Altered("session id"))?;
         let mut secret = [0; 32];
         rest.copy_to_slice(&mut secret);
+        let link = rest.get_u64();
         let transport = rest.get_u32();
         let received = rest.get_u64();
         if usize::from(rest.get_u8()) != rest.len() {
@@ -241,6 +264,7 @@ impl Hello {
             verdict,
             session,
             secret: Secret::new(secret),
+            link,
             transport,
             received,
             software,
@@ -298,8 +322,12 @@ pub async fn connect(
     match answer.verdict {
         Verdict::Accepted if answer.sender != Sender::Agent => Err(HelloError::Altered("sender")),
         Verdict::Accepted if answer.session != hello.session => Err(HelloError::Refused(Verdict::Session)),
+        Verdict::Accepted if answer.link != hello.link || answer.transport != hello.transport => {
+            Err(HelloError::Altered("link"))
+        }
         Verdict::Accepted => Ok(answer),
-        refused @ (Verdict::Version | Verdict::Secret | Verdict::Session) => {
+        refused
+        @ (Verdict::Version | Verdict::Secret | Verdict::Session | Verdict::Stale | Verdict::Over) => {
             Err(HelloError::Refused(refused))
         }
     }
@@ -308,7 +336,7 @@ pub async fn connect(
 /// The agent's half of reading: waits for a plugin's hello, at most [`HELLO_TIMEOUT`], and judges it.
 ///
 /// The agent answers a refusal here; after `Ok` it first retires the transport it had, then answers with
-/// [`Hello::agent`] itself, since the position in that answer is final only then.
+/// [`Hello::answer`] itself, since the position in that answer is final only then.
 ///
 /// # Errors
 /// The hello did not come, is of another version, or does not prove the session's secret.
@@ -322,15 +350,17 @@ pub async fn accept(
         let (verdict, failure) = match Hello::read(reader).await {
             Ok(hello) if hello.sender == Sender::Plugin => match hello.judge(session, digest) {
                 Verdict::Accepted => return Ok(hello),
-                verdict @ (Verdict::Version | Verdict::Secret | Verdict::Session) => {
-                    (verdict, HelloError::Refused(verdict))
-                }
+                verdict @ (Verdict::Version
+                | Verdict::Secret
+                | Verdict::Session
+                | Verdict::Stale
+                | Verdict::Over) => (verdict, HelloError::Refused(verdict)),
             },
             Ok(_) => return Err(HelloError::Altered("sender")),
             Err(failure @ HelloError::Version { .. }) => (Verdict::Version, failure),
             Err(failure) => return Err(failure),
         };
-        Hello::agent(session.clone(), verdict, 0, 0).write(writer).await?;
+        Hello::refusal(session.clone(), verdict).write(writer).await?;
         Err(failure)
     };
     tokio::time::timeout(HELLO_TIMEOUT, exchange)
@@ -360,28 +390,35 @@ mod tests {
 
     #[test]
     fn fixed_vector() {
-        let mut hello = Hello::plugin(id("x7k2p9"), secret(), 3, 0x0102);
+        let mut hello = Hello::plugin(id("x7k2p9"), secret(), 0x0a0b, 3, 0x0102);
         hello.software = "0.1.0".to_owned();
         let text = crate::hex(&hello.encode());
         assert_eq!(
             text,
             concat!(
                 "4b54554e",
-                "0001",
-                "0048",
+                "0002",
+                "0050",
                 "01",
                 "00",
                 "78376b32703900000000000000000000"
             )
             .to_owned()
                 + &"07".repeat(32)
-                + concat!("00000003", "0000000000000102", "05", "302e312e30", "b11ee957")
+                + concat!(
+                    "0000000000000a0b",
+                    "00000003",
+                    "0000000000000102",
+                    "05",
+                    "302e312e30",
+                    "e0ae0b90"
+                )
         );
     }
 
     #[test]
     fn what_is_encoded_is_decoded_and_every_flipped_bit_is_seen() {
-        let hello = Hello::plugin(id("abc"), secret(), 1, 99);
+        let hello = Hello::plugin(id("abc"), secret(), 4, 1, 99);
         let bytes = hello.encode();
         let back = Hello::decode(&bytes).unwrap();
         assert_eq!((back.session, back.transport, back.received), (id("abc"), 1, 99));
@@ -407,7 +444,8 @@ mod tests {
         let session = id(session);
         let agent = async {
             let hello = accept(&mut far_reader, &mut far_writer, &session, &digest).await?;
-            Hello::agent(session.clone(), Verdict::Accepted, hello.transport, 5)
+            hello
+                .answer(session.clone(), Verdict::Accepted, 5)
                 .write(&mut far_writer)
                 .await?;
             Ok(hello)
@@ -417,7 +455,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_right_secret_is_accepted() {
-        let plugin = Hello::plugin(id("abc"), secret(), 2, 0);
+        let plugin = Hello::plugin(id("abc"), secret(), 4, 2, 0);
         let (near, far) = shake(plugin, "abc", secret().digest()).await;
         assert_eq!(near.unwrap().received, 5);
         assert_eq!(far.unwrap().transport, 2);
@@ -425,16 +463,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wrong_secret_a_wrong_session_and_a_wrong_version_are_told() {
-        let wrong = Hello::plugin(id("abc"), Secret::new([1; 32]), 1, 0);
+        let wrong = Hello::plugin(id("abc"), Secret::new([1; 32]), 4, 1, 0);
         let (near, far) = shake(wrong, "abc", secret().digest()).await;
         assert!(matches!(near, Err(HelloError::Refused(Verdict::Secret))));
         assert!(matches!(far, Err(HelloError::Refused(Verdict::Secret))));
 
-        let other = Hello::plugin(id("abd"), secret(), 1, 0);
+        let other = Hello::plugin(id("abd"), secret(), 4, 1, 0);
         let (near, _) = shake(other, "abc", secret().digest()).await;
         assert!(matches!(near, Err(HelloError::Refused(Verdict::Session))));
 
-        let mut newer = Hello::plugin(id("abc"), secret(), 1, 0);
+        let mut newer = Hello::plugin(id("abc"), secret(), 4, 1, 0);
         newer.version = 9;
         let (near, far) = shake(newer, "abc", secret().digest()).await;
         assert!(matches!(near, Err(HelloError::Refused(Verdict::Version))));
@@ -443,7 +481,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_shell_a_silence_and_an_end_are_told_apart() {
-        let hello = Hello::plugin(id("abc"), secret(), 1, 0);
+        let hello = Hello::plugin(id("abc"), secret(), 4, 1, 0);
         let mut sink = tokio::io::sink();
         let prompt = connect(&mut &b"sh: tunnel-agent: not found\n"[..], &mut sink, &hello).await;
         assert!(matches!(prompt, Err(HelloError::NotAHello(text)) if text == "sh: tunn"));

@@ -1,17 +1,38 @@
 //! A reliable byte stream on top of transports: the state machine, without I/O and without a clock.
 //!
-//! Bytes and `now` go in, frames and bytes come out. It owns the positions of both directions, the
-//! heartbeat, the probe and the goodbye. It does not read or write anything: [`io`] is the shell that
-//! does. A link is made to outlive a transport: what it holds is the session's, not the transport's.
+//! Bytes and `now` go in, frames and bytes come out. It owns the positions of both directions, what may have
+//! to be sent again, the heartbeat, the probe and the last words. It does not read or write anything: [`io`]
+//! is the shell that does. A link outlives its transports: what it holds is the session's.
 //!
 //! ```text
-//!   write() -> [send queue] -> take_frames() -> transport
-//!   read()  <- [received]   <- on_bytes()    <- transport
-//!                              on_tick()     <- time: ping every 5 s, dead after 15 s of silence
+//!   write() -> [outbound: kept until acknowledged] -> take_frames() -> transport
+//!   read()  <- [received]                          <- on_bytes()    <- transport
+//!                                                     on_tick()     <- time: ping, ack, suspicion, death
+//!
+//!              attach(received by the peer)                 any error of on_bytes or on_tick,
+//!   Detached ------------------------------> Attached ----- or the transport's own end -----> Detached
+//!      |  ^ what the peer has not received      |
+//!      |  '------- is sent again ---------------'--- goodbye sent and received ---> over
 //! ```
 //!
-//! A goodbye goes behind everything that was written before it. The link is over when it has both sent
-//! and received one.
+//! # Resume
+//!
+//! Each hello names the position its sender has received up to. Both ends then send from the other's position
+//! on. The plugin may say its hello while an older transport still works: its position is then too low, and
+//! bytes come twice. So a data frame may begin before the receiver's position, and only its news count; one
+//! that begins behind it is a gap and ends the transport.
+//!
+//! # Acknowledgement
+//!
+//! Cumulative: every [`ACK_EVERY`] bytes, with data that goes the other way anyway, and at the latest
+//! [`ACK_DELAY`] after a byte arrived. What is not acknowledged is kept, at most [`REPLAY_LIMIT`]; then `write`
+//! takes nothing more.
+//!
+//! # Last words
+//!
+//! A goodbye goes behind everything that was written before it, and names the position it ends at. The link is
+//! over when it has both sent and received one. A fault tells the other end why a transport is given up, an
+//! eviction that another plugin came. Behind any of them nothing follows on that transport.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,92 +40,77 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::error::DecodeError;
 use crate::frame::{self, Frame};
 use crate::probe;
 
+mod end;
 pub mod io;
+mod liveness;
+mod outbound;
 
-pub use io::{LinkHandle, LinkStream, channel};
+pub use end::TransportEnd;
+pub use io::{Health, LinkHandle, LinkStream, channel};
+pub use liveness::{DEAD_AFTER, HEARTBEAT, SUSPECT_AFTER};
 
-/// How often each end asks for a sign of life. Well below the shortest idle time-out seen in front of an
-/// API server (20 s, a load balancer's example configuration).
-pub const HEARTBEAT: Duration = Duration::from_secs(5);
+use liveness::{Dead, Liveness};
+use outbound::Outbound;
 
-/// Silence after which a transport is dead: three heartbeats. Any byte counts as a sign of life.
-pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Bytes of each direction that are kept for another transport: 80 MiB/s at a round trip of 100 ms.
+pub const REPLAY_LIMIT: usize = 8 * 1024 * 1024;
 
-/// Bytes taken from the session that no transport has taken yet. Above it, `write` takes nothing.
-const SEND_LIMIT: usize = 256 * 1024;
+/// Bytes received after which they are acknowledged at once: often enough to keep the sender's buffer small,
+/// seldom enough to cost nothing.
+pub const ACK_EVERY: u64 = 128 * 1024;
+
+/// How long an acknowledgement may wait for data to go with. Like TCP's (RFC 9293, 3.8.6.3), below what a
+/// person or a time-out notices.
+pub const ACK_DELAY: Duration = Duration::from_millis(40);
 
 /// Most bytes the other end may have delivered before the session reads them: more than all its windows
 /// together (1,024 streams of 64 KiB, the growth pool of 32 MiB, and yamux's headers).
 const RECEIVE_LIMIT: usize = 128 * 1024 * 1024;
 
-/// Round-trip time assumed before the first pong.
-const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// Answers that may be owed at once: more are a flood.
+const CONTROL_LIMIT: usize = 64;
 
-/// What ended a transport.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TransportEnd {
-    /// Both ends said goodbye.
-    #[error("both ends said goodbye")]
-    Goodbye,
-    /// The transport's bytes ended without a goodbye.
-    #[error("the connection to the agent ended")]
-    Ended,
-    /// The transport reported an error.
-    #[error("the connection to the agent failed: {0}")]
-    Failed(String),
-    /// Nothing arrived for [`DEAD_AFTER`].
-    #[error("nothing was heard for {} s", DEAD_AFTER.as_secs())]
-    Silent,
-    /// Bytes arrived altered.
-    #[error("bytes were altered on the way, behind byte {position} ({error})")]
-    Altered {
-        /// Position in the link's stream up to which all was well.
-        position: u64,
-        /// What did not fit.
-        error: DecodeError,
-    },
-    /// Bytes are missing between two frames that arrived.
-    #[error("{missing} bytes went missing on the way, at byte {position}")]
-    Gap {
-        /// Position in the link's stream up to which all was well.
-        position: u64,
-        /// How many bytes are missing; 0 when bytes came twice.
-        missing: u64,
-    },
-    /// The probe came back different.
-    #[error("the path to the agent alters what passes through exec, first at byte {offset} of a probe")]
-    ProbeAltered {
-        /// Which byte of the probe.
-        offset: u32,
-    },
-    /// The other end sent more than it was granted.
-    #[error("the other end sent more than it was granted")]
-    Overrun,
-    /// This end gave the transport up.
-    #[error("closed at this end")]
-    Closed,
+/// How far a link has come in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the other end's stream received.
+    pub received: u64,
+    /// Bytes of this end's stream the other end has acknowledged.
+    pub acknowledged: u64,
+    /// Bytes this end's stream has in all.
+    pub written: u64,
 }
 
 /// One end of a link.
 #[derive(Debug)]
 pub struct Link {
-    send_queue: BytesMut,
-    sent: u64,
+    outbound: Outbound,
+    inbound: Inbound,
+    liveness: Liveness,
+    /// Answers and pings, before all data.
     control: VecDeque<Frame>,
+    /// The beginning of a frame.
     input: BytesMut,
-    received: VecDeque<Bytes>,
-    received_length: usize,
-    received_position: u64,
-    heard: Instant,
-    pinged: Option<Instant>,
-    origin: Instant,
-    rtt: Option<Duration>,
     probe: Probe,
     goodbye: Goodbye,
+    /// A last frame other than a goodbye.
+    farewell: Option<Farewell>,
+}
+
+/// What has arrived.
+#[derive(Debug, Default)]
+struct Inbound {
+    /// Not yet read.
+    bytes: VecDeque<Bytes>,
+    length: usize,
+    position: u64,
+    /// What the last acknowledgement on this transport said.
+    acknowledged: u64,
+    /// When an acknowledgement is due although there is nothing to go with it.
+    ack_due: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -122,35 +128,58 @@ struct Goodbye {
     received: bool,
 }
 
+#[derive(Debug)]
+struct Farewell {
+    frame: Frame,
+    sent: bool,
+}
+
 impl Link {
-    /// A link whose stream begins at position 0 in both directions.
+    /// A link whose stream begins at position 0 in both directions; it keeps at most [`REPLAY_LIMIT`].
     #[must_use]
     pub fn new(now: Instant) -> Self {
+        Self::with_limit(now, REPLAY_LIMIT)
+    }
+
+    /// A link that keeps at most `limit` unacknowledged bytes.
+    #[must_use]
+    pub fn with_limit(now: Instant, limit: usize) -> Self {
         Self {
-            send_queue: BytesMut::new(),
-            sent: 0,
+            outbound: Outbound::new(limit),
+            inbound: Inbound::default(),
+            liveness: Liveness::new(now),
             control: VecDeque::new(),
             input: BytesMut::new(),
-            received: VecDeque::new(),
-            received_length: 0,
-            received_position: 0,
-            heard: now,
-            pinged: None,
-            origin: now,
-            rtt: None,
             probe: Probe::default(),
             goodbye: Goodbye::default(),
+            farewell: None,
         }
     }
 
-    /// A transport begins at `now`: silence counts from here.
-    pub fn attach(&mut self, now: Instant) {
-        self.heard = now;
-        self.pinged = None;
+    /// A transport begins at `now`, to an end that has `received` so many of our bytes: what it lacks is sent
+    /// again, silence counts from here, and what was only of the last transport is forgotten.
+    ///
+    /// # Errors
+    /// [`TransportEnd::Unresumable`]: the other end has bytes we never sent, so it is another link's.
+    pub fn attach(&mut self, received: u64, now: Instant) -> Result<(), TransportEnd> {
+        self.outbound
+            .resume(received)
+            .map_err(|_| TransportEnd::Unresumable)?;
+        self.liveness.restart(now);
+        self.control.clear();
         self.input.clear();
+        self.farewell = None;
+        self.goodbye.sent = false;
+        // The hello may have told less than what has arrived by now.
+        self.inbound.ack_due = Some(now);
+        if self.probe_unanswered() {
+            self.start_probe();
+        }
+        Ok(())
     }
 
-    /// Makes the other end echo [`probe::PROBE_LENGTH`] bytes; a difference ends the transport.
+    /// Makes the other end echo [`probe::PROBE_LENGTH`] bytes; a difference ends the transport. It begins anew
+    /// on each transport until it has come back whole.
     pub fn start_probe(&mut self) {
         self.probe = Probe {
             next: Some(0),
@@ -170,33 +199,30 @@ impl Link {
         self.probe.next.is_some() && !self.probe_passed()
     }
 
-    /// Takes bytes of the session and returns how many: none while the send queue is full or after
-    /// [`Link::start_goodbye`].
+    /// Takes bytes of the session and returns how many: none while too much is unsent or unacknowledged, or
+    /// after [`Link::start_goodbye`].
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         if self.goodbye.wanted {
             return 0;
         }
-        let room = SEND_LIMIT.saturating_sub(self.send_queue.len());
-        let taken = room.min(bytes.len());
-        self.send_queue.extend_from_slice(&bytes[..taken]);
-        taken
+        self.outbound.write(bytes)
     }
 
     /// Copies received bytes into `out` and returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let mut copied = 0;
         while copied < out.len() {
-            let Some(front) = self.received.front_mut() else {
+            let Some(front) = self.inbound.bytes.front_mut() else {
                 break;
             };
             let length = front.len().min(out.len() - copied);
             front.copy_to_slice(&mut out[copied..copied + length]);
             copied += length;
             if front.is_empty() {
-                self.received.pop_front();
+                self.inbound.bytes.pop_front();
             }
         }
-        self.received_length -= copied;
+        self.inbound.length -= copied;
         copied
     }
 
@@ -217,24 +243,58 @@ impl Link {
         self.goodbye.sent && self.goodbye.received
     }
 
+    /// Tells the other end that it was replaced, as the last frame of this transport.
+    pub fn start_eviction(&mut self) {
+        self.say_last(Frame::Evicted);
+    }
+
+    fn say_last(&mut self, frame: Frame) {
+        self.farewell.get_or_insert(Farewell { frame, sent: false });
+    }
+
+    /// Whether the last frame of this transport, other than a goodbye, has been taken.
+    #[must_use]
+    pub fn farewell_sent(&self) -> bool {
+        self.farewell.as_ref().is_some_and(|farewell| farewell.sent)
+    }
+
     /// Smoothed round-trip time through the data path; 50 ms before the first pong.
     #[must_use]
     pub fn rtt(&self) -> Duration {
-        self.rtt.unwrap_or(INITIAL_RTT)
+        self.liveness.rtt()
     }
 
-    /// Bytes of the link's stream received so far.
+    /// How far both directions have come.
     #[must_use]
-    pub fn received_position(&self) -> u64 {
-        self.received_position
+    pub fn progress(&self) -> Progress {
+        Progress {
+            received: self.inbound.position,
+            acknowledged: self.outbound.acknowledged(),
+            written: self.outbound.end(),
+        }
+    }
+
+    /// Whether an answer is owed and nothing at all has arrived for [`SUSPECT_AFTER`], or four round trips.
+    #[must_use]
+    pub fn is_suspect(&self, now: Instant) -> bool {
+        self.liveness.is_suspect(now)
     }
 
     /// Bytes from the transport, in order, cut anywhere.
     ///
     /// # Errors
-    /// The transport is of no more use; nothing of the bad frame was taken.
+    /// The transport is of no more use; nothing of the bad frame was taken. Where the bytes are at fault,
+    /// [`Link::take_frames`] has a last frame that tells the other end so.
     pub fn on_bytes(&mut self, bytes: &mut BytesMut, now: Instant) -> Result<(), TransportEnd> {
-        self.heard = now;
+        let result = self.take_bytes(bytes, now);
+        if let Some((fault, position)) = result.as_ref().err().and_then(TransportEnd::fault) {
+            self.say_last(Frame::Fault { fault, position });
+        }
+        result
+    }
+
+    fn take_bytes(&mut self, bytes: &mut BytesMut, now: Instant) -> Result<(), TransportEnd> {
+        self.liveness.on_heard(now);
         if self.input.is_empty() {
             std::mem::swap(&mut self.input, bytes);
         } else {
@@ -247,7 +307,7 @@ impl Link {
                 Ok(None) => break,
                 Err(error) => {
                     return Err(TransportEnd::Altered {
-                        position: self.received_position,
+                        position: self.inbound.position,
                         error,
                     });
                 }
@@ -261,19 +321,15 @@ impl Link {
 
     fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), TransportEnd> {
         match frame {
-            Frame::Data { position, bytes } => {
-                if position != self.received_position {
-                    return Err(TransportEnd::Gap {
-                        position: self.received_position,
-                        missing: position.saturating_sub(self.received_position),
-                    });
+            Frame::Data { position, bytes } => self.on_data(position, bytes, now)?,
+            Frame::Ack { position } => {
+                let news = self
+                    .outbound
+                    .acknowledge(position)
+                    .map_err(|_| TransportEnd::Overrun)?;
+                if news {
+                    self.liveness.on_answer(now, self.outbound.awaits());
                 }
-                self.received_position += bytes.len() as u64;
-                self.received_length += bytes.len();
-                if self.received_length > RECEIVE_LIMIT {
-                    return Err(TransportEnd::Overrun);
-                }
-                self.received.push_back(bytes);
             }
             Frame::Ping { stamp } => {
                 // One owed pong is enough: a flood of pings must not become a queue.
@@ -281,17 +337,18 @@ impl Link {
                 self.control.push_back(Frame::Pong { stamp });
             }
             Frame::Pong { stamp } => {
-                let elapsed = now.saturating_duration_since(self.origin);
-                let sample = elapsed.saturating_sub(Duration::from_micros(stamp));
-                // RFC 6298's smoothing: one eighth of each new sample.
-                self.rtt = Some(self.rtt.map_or(sample, |rtt| rtt * 7 / 8 + sample / 8));
+                self.liveness.pong(stamp, now);
+                self.liveness.on_answer(now, self.outbound.awaits());
             }
-            Frame::Goodbye => {
+            Frame::Goodbye { position } => {
+                if position != self.inbound.position {
+                    return Err(self.gap(position));
+                }
                 self.goodbye.received = true;
                 self.goodbye.wanted = true;
             }
             Frame::Probe { offset, bytes } => {
-                if self.control.len() > 64 {
+                if self.control.len() > CONTROL_LIMIT {
                     return Err(TransportEnd::Overrun);
                 }
                 self.control.push_back(Frame::ProbeEcho { offset, bytes });
@@ -305,223 +362,114 @@ impl Link {
                     .echoed
                     .saturating_add(u32::try_from(bytes.len()).unwrap_or(0));
             }
+            Frame::Fault { fault, position } => return Err(TransportEnd::PeerFault { fault, position }),
+            Frame::Evicted => return Err(TransportEnd::Evicted),
         }
         Ok(())
     }
 
-    /// What is due at `now`: a ping, or the end of a silent transport.
+    fn on_data(&mut self, position: u64, mut bytes: Bytes, now: Instant) -> Result<(), TransportEnd> {
+        let inbound = &mut self.inbound;
+        let Some(known) = inbound.position.checked_sub(position) else {
+            return Err(self.gap(position));
+        };
+        // Known bytes come again when the other end did not know how far we were; they want an answer as well.
+        let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
+        bytes.advance(known);
+        inbound.ack_due.get_or_insert(now + ACK_DELAY);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        inbound.position += bytes.len() as u64;
+        inbound.length += bytes.len();
+        if inbound.length > RECEIVE_LIMIT {
+            return Err(TransportEnd::Overrun);
+        }
+        inbound.bytes.push_back(bytes);
+        if inbound.position - inbound.acknowledged >= ACK_EVERY {
+            inbound.ack_due = Some(now);
+        }
+        Ok(())
+    }
+
+    fn gap(&self, position: u64) -> TransportEnd {
+        TransportEnd::Gap {
+            position: self.inbound.position,
+            missing: position.saturating_sub(self.inbound.position),
+        }
+    }
+
+    /// What is due at `now`: a ping, or the end of a transport that is dead.
     ///
     /// # Errors
-    /// [`TransportEnd::Silent`] after [`DEAD_AFTER`] without a byte.
+    /// [`TransportEnd::Silent`] or [`TransportEnd::Deaf`] after [`DEAD_AFTER`].
     pub fn on_tick(&mut self, now: Instant) -> Result<(), TransportEnd> {
-        if now.saturating_duration_since(self.heard) >= DEAD_AFTER {
-            return Err(TransportEnd::Silent);
+        match self.liveness.dead(now) {
+            Some(Dead::Silent) => return Err(TransportEnd::Silent),
+            Some(Dead::Deaf) => return Err(TransportEnd::Deaf),
+            None => {}
         }
-        if self
-            .pinged
-            .is_none_or(|pinged| now.saturating_duration_since(pinged) >= HEARTBEAT)
-        {
-            self.pinged = Some(now);
-            let elapsed = now.saturating_duration_since(self.origin);
+        if let Some(stamp) = self.liveness.ping(now) {
             self.control.retain(|frame| !matches!(frame, Frame::Ping { .. }));
-            self.control.push_front(Frame::Ping {
-                stamp: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
-            });
+            self.control.push_front(Frame::Ping { stamp });
         }
         Ok(())
     }
 
-    /// When [`Link::on_tick`] has something to do next.
+    /// When there is something to do next: [`Link::on_tick`], or an acknowledgement to send.
     #[must_use]
-    pub fn next_tick(&self) -> Option<Instant> {
-        let ping = self.pinged.map(|pinged| pinged + HEARTBEAT)?;
-        Some(ping.min(self.heard + DEAD_AFTER))
+    pub fn next_tick(&self, now: Instant) -> Option<Instant> {
+        // One that is due already waits for the transport to take it, not for time.
+        let ack = self.inbound.ack_due.filter(|due| *due > now);
+        [self.liveness.next_tick(now), ack].into_iter().flatten().min()
     }
 
-    /// Appends frames to `out` while it holds fewer than `limit` bytes: control first, then data, then
-    /// the probe, then the goodbye.
-    pub fn take_frames(&mut self, out: &mut BytesMut, limit: usize) {
+    /// Appends frames to `out` while it holds fewer than `limit` bytes: last words alone, else control, what
+    /// acknowledges, data, the probe, the goodbye.
+    pub fn take_frames(&mut self, out: &mut BytesMut, limit: usize, now: Instant) {
+        if let Some(farewell) = &mut self.farewell {
+            if !farewell.sent {
+                farewell.sent = true;
+                farewell.frame.encode(out);
+            }
+            return;
+        }
         while out.len() < limit {
             if let Some(frame) = self.control.pop_front() {
                 frame.encode(out);
-            } else if !self.send_queue.is_empty() {
-                let length = self.send_queue.len().min(frame::MAX_DATA);
-                frame::encode_data(self.sent, &self.send_queue[..length], out);
-                self.send_queue.advance(length);
-                self.sent += length as u64;
+            } else if self.takes_ack(now) {
+                let inbound = &mut self.inbound;
+                inbound.ack_due = None;
+                inbound.acknowledged = inbound.position;
+                let position = inbound.position;
+                Frame::Ack { position }.encode(out);
+            } else if self.outbound.has_unsent() {
+                let (position, bytes) = self.outbound.next(frame::MAX_DATA);
+                frame::encode_data(position, bytes, out);
+                let length = bytes.len();
+                self.outbound.advance(length);
+                self.liveness.on_sent(now);
             } else if let Some(offset) = self.probe.next.filter(|offset| *offset < probe::PROBE_LENGTH) {
                 let bytes = probe::chunk(offset);
                 self.probe.next = Some(offset + u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 Frame::Probe { offset, bytes }.encode(out);
             } else if self.goodbye.wanted && !self.goodbye.sent {
                 self.goodbye.sent = true;
-                Frame::Goodbye.encode(out);
+                let position = self.outbound.end();
+                Frame::Goodbye { position }.encode(out);
             } else {
                 break;
             }
         }
     }
+
+    /// Whether an acknowledgement goes out now: it is due, or there is data to go with it.
+    fn takes_ack(&self, now: Instant) -> bool {
+        self.inbound
+            .ack_due
+            .is_some_and(|due| due <= now || self.outbound.has_unsent())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Moves everything `from` has to say to `to`, in pieces of `chunk` bytes.
-    fn carry(from: &mut Link, to: &mut Link, chunk: usize, now: Instant) -> Result<usize, TransportEnd> {
-        let mut out = BytesMut::new();
-        from.take_frames(&mut out, usize::MAX);
-        let total = out.len();
-        while !out.is_empty() {
-            let mut piece = out.split_to(chunk.min(out.len()));
-            to.on_bytes(&mut piece, now)?;
-        }
-        Ok(total)
-    }
-
-    fn drain(link: &mut Link) -> Vec<u8> {
-        let mut out = vec![0; 1 << 20];
-        let length = link.read(&mut out);
-        out.truncate(length);
-        out
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bytes_arrive_whatever_the_pieces() {
-        let now = Instant::now();
-        for chunk in [1, 7, 4096, 1 << 20] {
-            let (mut near, mut far) = (Link::new(now), Link::new(now));
-            let data: Vec<u8> = (0..100_000u32).map(|n| n.to_be_bytes()[3]).collect();
-            assert_eq!(near.write(&data), data.len());
-            carry(&mut near, &mut far, chunk, now).unwrap();
-            assert_eq!(drain(&mut far), data);
-            assert_eq!(far.received_position(), 100_000);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_send_queue_takes_nothing_and_recovers() {
-        let now = Instant::now();
-        let (mut near, mut far) = (Link::new(now), Link::new(now));
-        assert_eq!(near.write(&vec![1; SEND_LIMIT + 5]), SEND_LIMIT);
-        assert_eq!(near.write(&[1]), 0);
-        carry(&mut near, &mut far, 1 << 16, now).unwrap();
-        assert_eq!(near.write(&[1]), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_frame_is_a_gap_and_a_repeated_one_too() {
-        let now = Instant::now();
-        let (mut near, mut far) = (Link::new(now), Link::new(now));
-        near.write(b"one");
-        let mut first = BytesMut::new();
-        near.take_frames(&mut first, usize::MAX);
-        near.write(b"two");
-        let mut second = BytesMut::new();
-        near.take_frames(&mut second, usize::MAX);
-        let lost = far.on_bytes(&mut second.clone(), now);
-        assert!(matches!(
-            lost,
-            Err(TransportEnd::Gap {
-                position: 0,
-                missing: 3
-            })
-        ));
-        far.on_bytes(&mut first.clone(), now).unwrap();
-        let twice = far.on_bytes(&mut first, now);
-        assert!(matches!(
-            twice,
-            Err(TransportEnd::Gap {
-                position: 3,
-                missing: 0
-            })
-        ));
-        assert_eq!(drain(&mut far), b"one");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_altered_byte_is_named_with_its_position() {
-        let now = Instant::now();
-        let (mut near, mut far) = (Link::new(now), Link::new(now));
-        near.write(b"fine");
-        carry(&mut near, &mut far, 64, now).unwrap();
-        near.write(b"bad");
-        let mut out = BytesMut::new();
-        near.take_frames(&mut out, usize::MAX);
-        let last = out.len() - 1;
-        out[last] ^= 1;
-        let end = far.on_bytes(&mut out, now);
-        assert!(matches!(
-            end,
-            Err(TransportEnd::Altered {
-                position: 4,
-                error: DecodeError::BadChecksum
-            })
-        ));
-        assert_eq!(drain(&mut far), b"fine");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_ends_a_transport_and_any_byte_prevents_it() {
-        let start = Instant::now();
-        let (mut near, mut far) = (Link::new(start), Link::new(start));
-        near.attach(start);
-        near.on_tick(start).unwrap();
-        assert_eq!(near.next_tick(), Some(start + HEARTBEAT));
-        near.on_tick(start + Duration::from_secs(14)).unwrap();
-        assert!(matches!(
-            near.on_tick(start + DEAD_AFTER),
-            Err(TransportEnd::Silent)
-        ));
-        far.write(b"x");
-        carry(&mut far, &mut near, 64, start + Duration::from_secs(14)).unwrap();
-        near.on_tick(start + Duration::from_secs(28)).unwrap();
-        assert!(near.on_tick(start + Duration::from_secs(29)).is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_ping_is_answered_and_measures_the_round_trip() {
-        let start = Instant::now();
-        let (mut near, mut far) = (Link::new(start), Link::new(start));
-        near.on_tick(start).unwrap();
-        carry(&mut near, &mut far, 64, start).unwrap();
-        carry(&mut far, &mut near, 64, start + Duration::from_millis(80)).unwrap();
-        assert_eq!(near.rtt(), Duration::from_millis(80));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn goodbye_goes_last_and_is_answered() {
-        let now = Instant::now();
-        let (mut near, mut far) = (Link::new(now), Link::new(now));
-        near.write(b"last words");
-        near.start_goodbye();
-        assert_eq!(near.write(b"more"), 0);
-        carry(&mut near, &mut far, 5, now).unwrap();
-        assert!(far.goodbye_received() && !far.is_over());
-        assert_eq!(drain(&mut far), b"last words");
-        carry(&mut far, &mut near, 5, now).unwrap();
-        assert!(far.is_over() && near.is_over());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_probe_comes_back_or_names_the_altered_byte() {
-        let now = Instant::now();
-        let (mut near, mut far) = (Link::new(now), Link::new(now));
-        near.start_probe();
-        assert!(near.probe_unanswered());
-        carry(&mut near, &mut far, 1000, now).unwrap();
-        carry(&mut far, &mut near, 1000, now).unwrap();
-        assert!(near.probe_passed() && !near.probe_unanswered());
-
-        let mut out = BytesMut::new();
-        let mut bytes = probe::chunk(0).to_vec();
-        bytes[3] = !bytes[3];
-        Frame::ProbeEcho {
-            offset: 0,
-            bytes: bytes.into(),
-        }
-        .encode(&mut out);
-        let end = near.on_bytes(&mut out, now);
-        assert!(matches!(end, Err(TransportEnd::ProbeAltered { offset: 3 })));
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@ fn side(end: End, transport: DuplexStream) -> Side {
     let running = link.clone();
     tasks.spawn(async move {
         let (reader, writer) = tokio::io::split(transport);
-        let end = running.run(reader, writer).await;
+        let end = running.run(reader, writer, 0).await;
         running.close(end);
     });
     Side {

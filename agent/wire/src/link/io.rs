@@ -3,7 +3,7 @@
 //! One lock, never held across an await. [`LinkHandle::run`] owns a transport while it lasts and reads it
 //! without pause, whatever its own writing does: a transport whose other direction is full must not stop
 //! this one. It ends by telling why the transport ended; the link itself is closed by
-//! [`LinkHandle::close`], so that another transport can take over in between.
+//! [`LinkHandle::close`] alone, so that another transport can take over: see [`LinkHandle::run`].
 
 use std::fmt;
 use std::io;
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{Link, TransportEnd};
+use super::{Link, Progress, TransportEnd};
 
 /// How much is gathered for one write to a transport. Two messages of an exec; in a pod, a write that
 /// fills a default pipe.
@@ -29,11 +29,24 @@ const READ_SIZE: usize = 64 * 1024;
 /// How long a transport that takes nothing more is still read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How the transport under a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// There is none.
+    Detached,
+    /// Bytes come, or none are owed.
+    Well,
+    /// An answer is owed and nothing comes; see [`Link::is_suspect`].
+    Suspect,
+}
+
 struct State {
     link: Link,
     closed: Option<TransportEnd>,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    health_tx: watch::Sender<Health>,
+    health: Health,
 }
 
 impl State {
@@ -42,12 +55,27 @@ impl State {
             waker.wake();
         }
     }
+
+    fn set_health(&mut self, health: Health) {
+        // Compared here: this is asked for every read, and the channel has a lock of its own.
+        if self.health != health {
+            self.health = health;
+            self.health_tx.send_replace(health);
+        }
+    }
+
+    fn observe_health(&mut self, now: Instant) {
+        let suspect = self.link.is_suspect(now);
+        self.set_health(if suspect { Health::Suspect } else { Health::Well });
+    }
 }
 
 struct Shared {
     state: Mutex<State>,
     /// Something to send, or an end, for [`LinkHandle::run`].
     stirred: Notify,
+    /// The next tick may be sooner than was known.
+    sooner: Notify,
 }
 
 impl Shared {
@@ -55,6 +83,23 @@ impl Shared {
         // A panic while the lock was held cannot leave the state half changed in a way that matters more
         // than the panic itself; the transport's own checks find it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A change that may bring the next tick forward: an acknowledgement or a suspicion may be due sooner.
+    fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let before = state.link.next_tick(now);
+        let result = change(&mut state, now);
+        let sooner = match (state.link.next_tick(now), before) {
+            (Some(after), Some(before)) => after < before,
+            (after, before) => after.is_some() && before.is_none(),
+        };
+        drop(state);
+        if sooner {
+            self.sooner.notify_one();
+        }
+        result
     }
 }
 
@@ -84,15 +129,24 @@ impl fmt::Debug for LinkStream {
 /// Both sides of one new link.
 #[must_use]
 pub fn channel() -> (LinkHandle, LinkStream) {
+    channel_over(Link::new(Instant::now()))
+}
+
+/// Both sides of a link made with limits of the caller's own.
+#[must_use]
+pub fn channel_over(link: Link) -> (LinkHandle, LinkStream) {
     let state = State {
-        link: Link::new(Instant::now()),
+        link,
         closed: None,
         reader: None,
         writer: None,
+        health_tx: watch::Sender::new(Health::Detached),
+        health: Health::Detached,
     };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         stirred: Notify::new(),
+        sooner: Notify::new(),
     });
     (
         LinkHandle {
@@ -102,24 +156,53 @@ pub fn channel() -> (LinkHandle, LinkStream) {
     )
 }
 
+/// A transport is under the link for as long as this lives.
+struct Attached<'a>(&'a Shared);
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.0.lock().set_health(Health::Detached);
+    }
+}
+
 impl LinkHandle {
-    /// Runs the link over one transport until that ends, and tells why.
-    pub async fn run<R, W>(&self, reader: R, writer: W) -> TransportEnd
+    /// Runs the link over one transport until that ends, and tells why. The other end has `received` so many
+    /// bytes of ours, as its hello says. Dropping the future gives the transport up; not one byte of it is
+    /// taken or sent afterwards. At most one runs at a time.
+    pub async fn run<R, W>(&self, reader: R, writer: W, received: u64) -> TransportEnd
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        self.shared.lock().link.attach(Instant::now());
+        {
+            let mut state = self.shared.lock();
+            if let Err(end) = state.link.attach(received, Instant::now()) {
+                return end;
+            }
+            state.set_health(Health::Well);
+        }
+        let _attached = Attached(&self.shared);
         let mut reading = pin!(self.read_transport(reader));
+        let mut writing = pin!(self.write_transport(writer));
         let end = tokio::select! {
-            end = &mut reading => end,
-            end = self.keep_time() => end,
-            end = self.write_transport(writer) => {
-                if matches!(end, TransportEnd::Failed(_)) {
-                    // The other end is gone, but what it said last may still be on its way: a goodbye, mostly.
-                    drop(tokio::time::timeout(LAST_WORDS, reading).await);
+            end = &mut reading => {
+                if end.fault().is_some() {
+                    // The other end reconnects sooner when it knows why.
+                    drop(tokio::time::timeout(LAST_WORDS, writing).await);
                 }
                 end
+            }
+            end = self.keep_time() => end,
+            end = &mut writing => {
+                if matches!(end, TransportEnd::Failed(_)) {
+                    // The other end is gone, but what it said last may still be on its way: a goodbye, mostly.
+                    match tokio::time::timeout(LAST_WORDS, reading).await {
+                        Ok(heard) if heard.is_final() || heard.blames_path() => heard,
+                        Ok(_) | Err(_) => end,
+                    }
+                } else {
+                    end
+                }
             }
         };
         // A goodbye that was received ends the link whatever broke the transport afterwards.
@@ -130,12 +213,18 @@ impl LinkHandle {
         }
     }
 
-    /// Says goodbye behind everything written so far; [`LinkHandle::run`] ends once it is answered.
+    /// Says goodbye behind everything that was written; [`LinkHandle::run`] ends once it is answered.
     pub fn goodbye(&self) {
         let mut state = self.shared.lock();
         state.link.start_goodbye();
         state.wake();
         drop(state);
+        self.shared.stirred.notify_one();
+    }
+
+    /// Tells the other end that it was replaced; [`LinkHandle::run`] ends once that is sent.
+    pub fn evict(&self) {
+        self.shared.lock().link.start_eviction();
         self.shared.stirred.notify_one();
     }
 
@@ -179,10 +268,16 @@ impl LinkHandle {
         self.shared.lock().link.rtt()
     }
 
-    /// Bytes of the link's stream received so far.
+    /// How far both directions have come.
     #[must_use]
-    pub fn received_position(&self) -> u64 {
-        self.shared.lock().link.received_position()
+    pub fn progress(&self) -> Progress {
+        self.shared.lock().link.progress()
+    }
+
+    /// How the transport is, from now on.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.shared.lock().health_tx.subscribe()
     }
 
     async fn read_transport(&self, mut reader: impl AsyncRead + Unpin) -> TransportEnd {
@@ -194,30 +289,31 @@ impl LinkHandle {
                 Ok(_) => {}
                 Err(error) => return TransportEnd::Failed(error.to_string()),
             }
-            let mut state = self.shared.lock();
-            if let Err(end) = state.link.on_bytes(&mut buffer, Instant::now()) {
+            let taken = self.shared.change(|state, now| {
+                state.link.on_bytes(&mut buffer, now)?;
+                state.observe_health(now);
+                state.wake();
+                Ok(())
+            });
+            // A ping or a probe may be owed an answer, or a fault be told.
+            self.shared.stirred.notify_one();
+            if let Err(end) = taken {
                 return end;
             }
-            if let Some(waker) = state.reader.take() {
-                waker.wake();
-            }
-            drop(state);
-            // A ping or a probe may be owed an answer.
-            self.shared.stirred.notify_one();
         }
     }
 
     async fn write_transport(&self, mut writer: impl AsyncWrite + Unpin) -> TransportEnd {
         let mut out = BytesMut::with_capacity(WRITE_SIZE + crate::frame::MAX_FRAME);
         loop {
-            let (over, closed) = {
-                let mut state = self.shared.lock();
-                state.link.take_frames(&mut out, WRITE_SIZE);
+            let (over, closed) = self.shared.change(|state, now| {
+                state.link.take_frames(&mut out, WRITE_SIZE, now);
                 if let Some(waker) = state.writer.take() {
                     waker.wake();
                 }
-                (state.link.is_over(), state.closed.is_some())
-            };
+                let closed = state.closed.is_some() || state.link.farewell_sent();
+                (state.link.is_over(), closed)
+            });
             if !out.is_empty() {
                 let written = async {
                     writer.write_all(&out).await?;
@@ -240,16 +336,21 @@ impl LinkHandle {
     async fn keep_time(&self) -> TransportEnd {
         loop {
             let next = {
+                let now = Instant::now();
                 let mut state = self.shared.lock();
-                if let Err(end) = state.link.on_tick(Instant::now()) {
+                if let Err(end) = state.link.on_tick(now) {
                     return end;
                 }
-                state.link.next_tick()
+                state.observe_health(now);
+                state.link.next_tick(now)
             };
             self.shared.stirred.notify_one();
-            match next {
-                Some(next) => tokio::time::sleep_until(next).await,
-                None => std::future::pending::<()>().await,
+            let Some(next) = next else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = self.shared.sooner.notified() => {}
             }
         }
     }
@@ -339,11 +440,11 @@ mod tests {
         let late = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let mut goodbye = BytesMut::new();
-            Frame::Goodbye.encode(&mut goodbye);
+            Frame::Goodbye { position: 0 }.encode(&mut goodbye);
             near.write_all(&goodbye).await.unwrap();
             drop(near);
         };
-        let (end, ()) = tokio::join!(link.run(far, Broken), late);
+        let (end, ()) = tokio::join!(link.run(far, Broken, 0), late);
         assert!(matches!(end, TransportEnd::Goodbye), "{end}");
     }
 
@@ -352,7 +453,7 @@ mod tests {
         let (_near, far) = tokio::io::duplex(64);
         let (link, _stream) = channel();
         let start = Instant::now();
-        let end = link.run(far, Broken).await;
+        let end = link.run(far, Broken, 0).await;
         assert!(matches!(end, TransportEnd::Failed(_)), "{end}");
         assert_eq!(start.elapsed(), LAST_WORDS);
     }
