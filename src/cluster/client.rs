@@ -1,7 +1,8 @@
 //! The client of one API server: [`Access`] knows how to reach it, [`ApiServer`] is one connected use of it.
 //!
 //! Each [`Access::connect`] starts from nothing: kubeconfig, credentials (a plugin may run and ask something, so no
-//! spinner before it returns), proxy, TLS. A live WebSocket outlives its token, so every reconnect wants a new one.
+//! spinner before it returns), proxy, TLS. A live WebSocket outlives its token, so every reconnect wants a new one:
+//! [`ApiServer::renew`] puts it under all clones, whose holders live as long as the session.
 //!
 //! The stack is ours rather than kube's, because kube sets no `TCP_NODELAY`, cuts a busy WebSocket with its write
 //! time-out and retries for minutes:
@@ -25,6 +26,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use kube::client::ConfigExt as _;
+use tokio::sync::watch;
 use tower::ServiceBuilder;
 
 use self::identity::Identity;
@@ -90,6 +92,19 @@ impl Access {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
+    /// The same cluster, user and namespace as `server` has, whatever `current-context` becomes: what a running
+    /// session renews with.
+    #[must_use]
+    pub fn pinned_to(&self, server: &ApiServer) -> Self {
+        let mut pinned = self.clone();
+        // Without a context, flags or the pod's service account alone decided, and will again.
+        if let Some(context) = server.context() {
+            pinned.overrides.context = Some(context);
+        }
+        pinned.overrides.namespace = Some(server.namespace().to_owned());
+        pinned
+    }
+
     /// The blocking part: files and the plugin.
     fn prepare(&self) -> Result<ApiServer, AccessError> {
         connector::install_crypto();
@@ -132,19 +147,33 @@ impl Access {
             proxy,
             plugin,
             request_timeout,
-            namespace: config.default_namespace,
         };
-        Ok(ApiServer {
-            client: Client::new(stack, about.namespace.clone()),
+        let namespace = config.default_namespace;
+        let connected = Connected {
+            client: Client::new(stack, namespace.clone()),
             pool,
             about: Arc::new(about),
+        };
+        Ok(ApiServer {
+            namespace: namespace.into(),
+            connected: Arc::new(watch::Sender::new(connected)),
         })
     }
 }
 
-/// A client of one API server, as one user, in one namespace. Clones share its connections.
+/// A client of one API server, as one user, in one namespace. Clones share its connections, also after
+/// [`ApiServer::renew`].
 #[derive(Clone)]
 pub struct ApiServer {
+    /// Of the first connect: a session stays where it is.
+    namespace: Arc<str>,
+    /// Borrowed only to clone a part of it, never across an await.
+    connected: Arc<watch::Sender<Connected>>,
+}
+
+/// What one [`Access::connect`] led to.
+#[derive(Clone)]
+struct Connected {
     client: Client,
     pool: Pool,
     about: Arc<About>,
@@ -153,7 +182,6 @@ pub struct ApiServer {
 #[derive(Debug)]
 struct About {
     server: Server,
-    namespace: String,
     context: Option<String>,
     user: Option<String>,
     proxy: Option<Proxy>,
@@ -190,44 +218,75 @@ pub struct ServerVersion {
 }
 
 impl ApiServer {
-    /// For `Api<K>` and `WebSocket`s. Wrap each request in [`ApiServer::request`].
+    /// For `Api<K>` and `WebSocket`s. Wrap each request in [`ApiServer::request`]; do not keep it, since it stays
+    /// what it is when the connection is renewed.
     pub fn client(&self) -> Client {
-        self.client.clone()
+        self.connected.borrow().client.clone()
+    }
+
+    /// Connects anew with what kubeconfig, credential plugin, certificates and proxy say now, for all clones. Open
+    /// WebSockets and running requests keep the old connections. Nothing changes when it fails.
+    ///
+    /// `access` should be [`Access::pinned_to`] this. Like [`Access::connect`] it has no deadline: a plugin may run.
+    pub async fn renew(&self, access: &Access) -> Result<(), AccessError> {
+        let fresh = access.connect().await?;
+        let fresh = fresh.connected.borrow().clone();
+        self.connected.send_modify(|connected| {
+            // A caller whose answer came over the old connections asks for the time now.
+            fresh.pool.inherit_date(&connected.pool);
+            *connected = fresh;
+        });
+        Ok(())
+    }
+
+    /// Resolves with the next [`ApiServer::renew`].
+    pub(super) fn renewed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut connected_rx = self.connected.subscribe();
+        async move {
+            if connected_rx.changed().await.is_err() {
+                // Nobody is left who could renew it.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// The namespace to work in.
     pub fn namespace(&self) -> &str {
-        &self.about.namespace
+        &self.namespace
     }
 
     /// The API server's host name or address, without port and brackets (for `NO_PROXY`).
-    pub fn host(&self) -> &str {
-        &self.about.server.host
+    pub fn host(&self) -> String {
+        self.about().server.host.clone()
     }
 
     /// The API server's host and port, for messages.
-    pub fn address(&self) -> &str {
-        &self.about.server.address
+    pub fn address(&self) -> String {
+        self.about().server.address.clone()
     }
 
     /// The kubeconfig context in use, if one is.
-    pub fn context(&self) -> Option<&str> {
-        self.about.context.as_deref()
+    pub fn context(&self) -> Option<String> {
+        self.about().context.clone()
     }
 
     /// The impersonated user, else the kubeconfig's name of the user. A fallback where the API server does not tell.
-    pub fn user(&self) -> Option<&str> {
-        self.about.user.as_deref()
+    pub fn user(&self) -> Option<String> {
+        self.about().user.clone()
     }
 
     /// The proxy on the way, if any.
-    pub fn proxy(&self) -> Option<&Proxy> {
-        self.about.proxy.as_ref()
+    pub fn proxy(&self) -> Option<Proxy> {
+        self.about().proxy.clone()
+    }
+
+    fn about(&self) -> Arc<About> {
+        Arc::clone(&self.connected.borrow().about)
     }
 
     /// How long one request may take; `None` is without limit (`--request-timeout=0`).
     pub fn request_timeout(&self) -> Option<Duration> {
-        match self.about.request_timeout {
+        match self.about().request_timeout {
             None => Some(REQUEST_TIMEOUT),
             Some(Duration::ZERO) => None,
             given => given,
@@ -239,13 +298,14 @@ impl ApiServer {
     /// `None` before the first answer. Behind by at most one second and the time the answer travelled. A sleep of
     /// the laptop may not count as time passed: use it right after a request, not after a pause.
     pub fn server_now(&self) -> Option<Timestamp> {
-        self.pool.server_now()
+        self.connected.borrow().pool.server_now()
     }
 
     /// Asks `/version`.
     pub async fn version(&self) -> Result<ServerVersion, ApiError> {
+        let client = self.client();
         let info = self
-            .request(("get", "/version"), self.client.apiserver_version())
+            .request(("get", "/version"), client.apiserver_version())
             .await?;
         Ok(ServerVersion {
             git_version: info.git_version,
@@ -276,12 +336,14 @@ impl ApiServer {
     where
         F: Future<Output = kube::Result<T>>,
     {
+        // Of the client that sends it, if it is renewed meanwhile.
+        let Connected { pool, about, .. } = self.connected.borrow().clone();
         match tokio::time::timeout(timeout, request).await {
             Ok(answer) => answer.map_err(|error| self.explain(call, error)),
             Err(_elapsed) => {
-                self.pool.discard();
+                pool.discard();
                 Err(ApiError::Deadline {
-                    server: self.about.server.address.clone(),
+                    server: about.server.address.clone(),
                     call: call.into(),
                     timeout,
                 })
@@ -292,20 +354,17 @@ impl ApiServer {
     /// Turns kube's error into ours, for what does not fit [`ApiServer::request`]: watches and `WebSocket`s.
     pub fn explain(&self, call: impl Into<Call>, error: kube::Error) -> ApiError {
         let mut call = call.into();
-        call.namespace.get_or_insert_with(|| self.about.namespace.clone());
-        ApiError::new(
-            call,
-            &self.about.server.address,
-            self.about.plugin.as_ref(),
-            error,
-        )
+        call.namespace.get_or_insert_with(|| self.namespace().to_owned());
+        let about = self.about();
+        ApiError::new(call, &about.server.address, about.plugin.as_ref(), error)
     }
 }
 
 impl std::fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiServer")
-            .field("about", &self.about)
+            .field("namespace", &self.namespace)
+            .field("about", &self.about())
             .finish_non_exhaustive()
     }
 }

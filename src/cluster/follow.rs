@@ -1,7 +1,8 @@
 //! Following objects by watch: one task an API, its changes into a bounded channel.
 //!
 //! A watch that ends or fails is started again from the present state, and the receiver is told
-//! so, since a deletion in between is not repeated. Used by `start`, `end` and `watch`.
+//! so, since a deletion in between is not repeated. So is one whose client was renewed: the old
+//! connection may be dead without a word. Used by `start` and `watch`.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -9,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use kube::{
     Api,
     api::WatchParams,
-    core::{Resource, WatchEvent},
+    core::{NamespaceResourceScope, Resource, WatchEvent},
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time};
@@ -29,22 +30,43 @@ pub(super) enum Change<K> {
     Restarted,
 }
 
-/// Sends every change as `wrap` makes it, until the receiver is gone. `version` is the resource
-/// version to start at; empty for "what is there now, then changes".
+/// What to follow.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// Plural, as messages have it.
+    pub(super) resource: &'static str,
+    pub(super) namespace: String,
+    pub(super) params: WatchParams,
+    /// The resource version to start at; empty for "what is there now, then changes".
+    pub(super) version: String,
+}
+
+/// Sends every change as `wrap` makes it, until the receiver is gone.
 pub(super) async fn follow<K, T>(
     server: ApiServer,
-    resource: &'static str,
-    api: Api<K>,
-    params: WatchParams,
-    mut version: String,
+    subject: Subject,
     tx: mpsc::Sender<T>,
     wrap: impl Fn(Change<K>) -> T + Send,
 ) where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
     T: Send,
 {
+    let Subject {
+        resource,
+        namespace,
+        params,
+        mut version,
+    } = subject;
     let mut pause = PAUSES.0;
     loop {
+        let renewed = server.renewed();
+        tokio::pin!(renewed);
+        let api: Api<K> = Api::namespaced(server.client(), &namespace);
         match server
             .request(("watch", resource), api.watch(&params, &version))
             .await
@@ -52,7 +74,11 @@ pub(super) async fn follow<K, T>(
             Ok(stream) => {
                 let mut stream = stream.boxed();
                 loop {
-                    let change = match stream.try_next().await {
+                    let event = tokio::select! {
+                        event = stream.try_next() => event,
+                        () = &mut renewed => break,
+                    };
+                    let change = match event {
                         Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                             Change::Applied(object)
                         }

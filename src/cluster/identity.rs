@@ -60,7 +60,8 @@ pub async fn identify(server: &ApiServer) -> Result<Identity, ApiError> {
         Err(error) => return Err(error),
     };
     Ok(Identity::from_name(
-        name.as_deref().or(server.user()).unwrap_or("unknown"),
+        name.or_else(|| server.user())
+            .unwrap_or_else(|| "unknown".to_owned()),
     ))
 }
 

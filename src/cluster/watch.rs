@@ -20,7 +20,7 @@ use super::{
     client::ApiServer,
     crash_log,
     failure::{Failure, FailureKind},
-    follow::{self, Change},
+    follow::{self, Change, Subject},
     names::ObjectRef,
     wait,
 };
@@ -54,23 +54,23 @@ enum Seen {
 pub async fn watch_agent(server: &ApiServer, agent: &Agent) -> AgentEnd {
     let (tx, mut rx) = mpsc::channel(CHANGES);
     let mut tasks = JoinSet::new();
+    let subject = |resource, name: &str| Subject {
+        resource,
+        namespace: agent.namespace.clone(),
+        params: WatchParams::default().fields(&format!("metadata.name={name}")),
+        version: String::new(),
+    };
     tasks.spawn(follow::follow(
         server.clone(),
-        "pods",
-        Api::<Pod>::namespaced(server.client(), &agent.namespace),
-        WatchParams::default().fields(&format!("metadata.name={}", agent.pod_name)),
-        String::new(),
+        subject("pods", &agent.pod_name),
         tx.clone(),
-        |change| Seen::Pod(Box::new(change)),
+        |change: Change<Pod>| Seen::Pod(Box::new(change)),
     ));
     tasks.spawn(follow::follow(
         server.clone(),
-        "jobs",
-        Api::<Job>::namespaced(server.client(), &agent.namespace),
-        WatchParams::default().fields(&format!("metadata.name={}", agent.job_name)),
-        String::new(),
+        subject("jobs", &agent.job_name),
         tx,
-        |change| Seen::Job(Box::new(change)),
+        |change: Change<Job>| Seen::Job(Box::new(change)),
     ));
     while let Some(seen) = rx.recv().await {
         let over = match seen {

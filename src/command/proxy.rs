@@ -28,7 +28,7 @@ pub(super) fn environment_lines(
     context: &Context,
 ) -> String {
     let existing = context.env.any_var(&["no_proxy", "NO_PROXY"]);
-    let proxy = environment(shell, address, Some(server.host()), existing);
+    let proxy = environment(shell, address, Some(&server.host()), existing);
     let pid = shell.assign("KUBECTL_TUNNEL_PID", &std::process::id().to_string());
     proxy + &pid
 }

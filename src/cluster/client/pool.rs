@@ -84,6 +84,13 @@ impl Pool {
         date.checked_add(elapsed).ok()
     }
 
+    /// Takes over the time another pool was told, until this one is told itself.
+    pub(super) fn inherit_date(&self, other: &Self) {
+        let date = other.shared().date;
+        let mut shared = self.shared();
+        shared.date = shared.date.or(date);
+    }
+
     /// Makes the next request open a new connection.
     pub(super) fn discard(&self) {
         let generation = self.shared().generation;

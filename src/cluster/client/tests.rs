@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod plugins;
+mod renewal;
 mod server;
 
 use std::time::Duration;
@@ -150,11 +151,11 @@ async fn requests_go_out_over_tls_with_credentials_and_headers() {
     assert_eq!(header(&seen[1], "kubectl-session"), Some(session));
 
     assert_eq!(
-        (api.host(), api.address()),
+        (api.host().as_str(), api.address().as_str()),
         ("127.0.0.1", server.address.to_string().as_str())
     );
     assert_eq!(
-        (api.context(), api.user(), api.namespace()),
+        (api.context().as_deref(), api.user().as_deref(), api.namespace()),
         (Some("ctx"), Some("eve"), "dev")
     );
     assert!(!format!("{api:?} {access:?}").contains("secret"));
@@ -323,7 +324,7 @@ async fn a_proxy_gets_the_name_and_its_own_password() {
     );
     assert_eq!(header(&server.seen()[0], "proxy-authorization"), None);
     assert_eq!(
-        api.proxy().map(ToString::to_string),
+        api.proxy().as_ref().map(ToString::to_string),
         Some(format!("http://{}", proxy.address))
     );
 

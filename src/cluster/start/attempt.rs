@@ -29,7 +29,7 @@ use crate::cluster::{
     client::ApiServer,
     crash_log, end,
     failure::{Failure, FailureKind},
-    follow::{self, Change},
+    follow::{self, Change, Subject},
     footprint::Footprint,
     lease::{self, LeasePhase, LeaseTerms},
     manifest::AgentSpec,
@@ -183,22 +183,26 @@ impl Attempt<'_> {
             .collect();
         tasks.spawn(follow::follow(
             self.server.clone(),
-            "pods",
-            Api::<Pod>::namespaced(self.server.client(), namespace),
-            WatchParams::default().labels(&selector.join(",")),
-            String::new(),
+            Subject {
+                resource: "pods",
+                namespace: namespace.to_owned(),
+                params: WatchParams::default().labels(&selector.join(",")),
+                version: String::new(),
+            },
             signal_tx.clone(),
-            |change| Signal::Pod(Box::new(change)),
+            |change: Change<Pod>| Signal::Pod(Box::new(change)),
         ));
         if let Some(version) = &self.preparation.events_from {
             tasks.spawn(follow::follow(
                 self.server.clone(),
-                "events",
-                Api::<Event>::namespaced(self.server.client(), namespace),
-                WatchParams::default(),
-                version.clone(),
+                Subject {
+                    resource: "events",
+                    namespace: namespace.to_owned(),
+                    params: WatchParams::default(),
+                    version: version.clone(),
+                },
                 signal_tx.clone(),
-                |change| Signal::Event(Box::new(change)),
+                |change: Change<Event>| Signal::Event(Box::new(change)),
             ));
         }
     }
