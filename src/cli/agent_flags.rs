@@ -21,6 +21,12 @@ use crate::{
 /// Tiny, public, without a shell, and its user is a number other than root.
 const BASE_IMAGE: &str = "registry.k8s.io/pause:3.10";
 
+/// How long an agent without a transport waits: the usual reconnect after a lost network takes seconds.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The same when connections were open: somebody misses them, and a laptop changes networks in that time.
+const GRACE_OPEN: Duration = Duration::from_secs(120);
+
 /// The flags as typed.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Agent flags")]
@@ -78,9 +84,14 @@ pub struct AgentFlags {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = go_duration::parse_duration)]
     pub pod_running_timeout: Duration,
 
-    /// How long the agent waits for this command to come back before it ends itself
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = go_duration::parse_duration)]
-    pub grace: Duration,
+    /// How long the agent waits for this command to come back before it ends itself [default: 2m when connections
+    /// were open, else 30s]
+    #[arg(long, value_name = "DURATION", value_parser = go_duration::parse_duration)]
+    pub grace: Option<Duration>,
+
+    /// How long new connections wait while the way to the agent is lost, at either end
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = go_duration::parse_duration)]
+    pub hold: Duration,
 
     /// Maximum age of the session
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = go_duration::parse_duration)]
@@ -126,7 +137,8 @@ impl AgentFlags {
             Duration::from_secs(1),
             "1s",
         )?;
-        at_least("--grace", self.grace, Duration::from_secs(1), "1s")?;
+        let (grace, grace_open) = (self.grace.unwrap_or(GRACE), self.grace.unwrap_or(GRACE_OPEN));
+        at_least("--grace", grace, Duration::from_secs(1), "1s")?;
         // Shorter than the first renewal would end the session before it is ready.
         at_least(
             "--max-lifetime",
@@ -156,7 +168,9 @@ impl AgentFlags {
                 limits: quantities("--limits", &self.limits, standard.limits)?,
             },
             pod_running_timeout: self.pod_running_timeout,
-            grace: self.grace,
+            grace,
+            grace_open,
+            hold: self.hold,
             max_lifetime: self.max_lifetime,
             allow_targets: self
                 .allow_target
@@ -287,14 +301,26 @@ mod tests {
         assert_eq!(options.image_pull_policy, ImagePullPolicy::IfNotPresent);
         assert_eq!(options.architecture, None);
         assert_eq!(
-            (options.pod_running_timeout, options.grace, options.max_lifetime),
+            (options.pod_running_timeout, options.max_lifetime),
+            (Duration::from_secs(60), Duration::from_secs(86_400))
+        );
+        assert_eq!(
+            (options.grace, options.grace_open, options.hold),
             (
-                Duration::from_secs(60),
                 Duration::from_secs(30),
-                Duration::from_secs(86_400)
+                Duration::from_secs(120),
+                Duration::from_secs(10)
             )
         );
         assert_eq!(parse(&[]).base_image, BASE_IMAGE);
+    }
+
+    #[test]
+    fn a_given_grace_holds_with_and_without_connections() {
+        let options = validate(&["--grace", "45s", "--hold", "0"]).unwrap();
+        let given = Duration::from_secs(45);
+        assert_eq!((options.grace, options.grace_open), (given, given));
+        assert_eq!(options.hold, Duration::ZERO);
     }
 
     #[test]

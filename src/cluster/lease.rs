@@ -41,6 +41,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// The lengths that decide the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTerms {
+    /// The longer one of the agent's grace periods.
     pub grace: Duration,
     pub max_lifetime: Duration,
 }
@@ -48,7 +49,7 @@ pub struct LeaseTerms {
 impl LeaseTerms {
     pub fn of(options: &AgentOptions) -> Self {
         Self {
-            grace: options.grace,
+            grace: options.grace.max(options.grace_open),
             max_lifetime: options.max_lifetime,
         }
     }
@@ -92,7 +93,7 @@ pub fn deadline_seconds(
     }
     let lease = match phase {
         LeasePhase::Starting => START_LEASE,
-        // The agent's own end (twice its grace, if streams were open) comes before ours.
+        // The agent's own end comes before ours, also when a renewal was late.
         LeasePhase::Attached => SHORTEST_LEASE.max(
             terms
                 .grace

@@ -9,6 +9,8 @@ mod command;
 #[cfg(test)]
 pub(super) mod fixture;
 
+use std::time::Duration;
+
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Map, Value, json};
 
@@ -271,7 +273,9 @@ impl AgentSpec<'_> {
         [
             ("TUNNEL_SESSION", self.session.to_string()),
             ("TUNNEL_SECRET_SHA256", hex(self.secret_sha256)),
-            ("TUNNEL_GRACE", self.options.grace.as_secs().to_string()),
+            ("TUNNEL_GRACE", seconds(self.options.grace)),
+            ("TUNNEL_GRACE_OPEN", seconds(self.options.grace_open)),
+            ("TUNNEL_HOLD", seconds(self.options.hold)),
             ("TUNNEL_ALLOW_TARGETS", allow.join(",")),
         ]
         .into_iter()
@@ -328,6 +332,12 @@ fn label_value(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// Rounded up: less than a second is not nothing.
+fn seconds(length: Duration) -> String {
+    let up = u64::from(length.subsec_nanos() > 0);
+    length.as_secs().saturating_add(up).to_string()
 }
 
 fn whole_seconds(time: Timestamp) -> String {

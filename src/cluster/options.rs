@@ -26,6 +26,10 @@ pub struct AgentOptions {
     pub pod_running_timeout: Duration,
     /// How long the agent waits for a new transport before it exits by itself.
     pub grace: Duration,
+    /// The same when connections were open.
+    pub grace_open: Duration,
+    /// How long a new connection waits for a transport, at either end.
+    pub hold: Duration,
     /// The session's maximum age.
     pub max_lifetime: Duration,
     /// Loopback and link-local targets the agent may dial nevertheless.

@@ -34,6 +34,8 @@ impl Fixture {
                 resources: Resources::standard(),
                 pod_running_timeout: std::time::Duration::from_secs(60),
                 grace: std::time::Duration::from_secs(30),
+                grace_open: std::time::Duration::from_secs(120),
+                hold: std::time::Duration::from_secs(10),
                 max_lifetime: std::time::Duration::from_secs(86_400),
                 allow_targets: Vec::new(),
             },

@@ -84,7 +84,7 @@ fn options_reach_the_pod() {
     fixture.options.keep = true;
     fixture.options.image_pull_secrets = vec!["registry".to_owned()];
     fixture.options.allow_targets = vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
-    fixture.options.max_lifetime = std::time::Duration::from_secs(15);
+    fixture.options.max_lifetime = Duration::from_secs(15);
     fixture.options.patches =
         vec![PodPatch::parse("{metadata: {labels: {team: a}}, spec: {hostname: h}}", "--patch").unwrap()];
     let mut spec = fixture.spec(Architecture::Amd64);
@@ -165,7 +165,7 @@ fn label_values_are_legal() {
 #[test]
 fn an_endless_lifetime_expires_at_the_end_of_time() {
     let mut fixture = fixture();
-    fixture.options.max_lifetime = std::time::Duration::MAX;
+    fixture.options.max_lifetime = Duration::MAX;
     let job = fixture.spec(Architecture::Amd64).job().unwrap();
     assert!(
         job["metadata"]["annotations"][ANNOTATION_EXPIRES_AT]
