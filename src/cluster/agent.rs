@@ -2,7 +2,7 @@
 
 use super::{
     names::{AGENT_CONTAINER, SessionId},
-    options::Architecture,
+    options::{Architecture, Resources},
 };
 
 /// What a start leads to. The transport execs into it, the lease and the end use its Job.
@@ -16,6 +16,8 @@ pub struct Agent {
     pub pod_name: String,
     pub pod_uid: String,
     pub architecture: Architecture,
+    /// What the flags said, or what the namespace's policy made of it.
+    pub resources: Resources,
     /// Path of the agent's binary in the container.
     pub binary: &'static str,
     /// The Service of `expose`.

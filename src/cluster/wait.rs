@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{
-    batch::v1::Job,
+    batch::v1::{Job, JobCondition},
     core::v1::{ContainerStatus, Event, Pod},
 };
 use std::time::Duration;
@@ -275,23 +275,33 @@ pub fn pod_failure(pod: &Pod) -> Option<Failure> {
 
 /// How the Job ended, if it has: the condition's reason and text.
 pub fn job_end(job: &Job) -> Option<(String, String)> {
+    end_condition(job).map(|condition| {
+        let reason = condition
+            .reason
+            .clone()
+            .unwrap_or_else(|| condition.type_.clone());
+        (reason, condition.message.clone().unwrap_or_default())
+    })
+}
+
+/// Whether somebody deleted the Job: its TTL deletes it as well, but only seconds after its end.
+pub(super) fn is_deleted(job: &Job) -> bool {
+    let Some(deleted) = &job.metadata.deletion_timestamp else {
+        return false;
+    };
+    let ended = end_condition(job).and_then(|condition| condition.last_transition_time.as_ref());
+    ended.is_none_or(|ended| ended.0 >= deleted.0)
+}
+
+fn end_condition(job: &Job) -> Option<&JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_deref()?;
-    conditions
-        .iter()
-        .find(|condition| {
-            condition.status == "True"
-                && matches!(
-                    condition.type_.as_str(),
-                    "Failed" | "FailureTarget" | "Complete" | "SuccessCriteriaMet"
-                )
-        })
-        .map(|condition| {
-            let reason = condition
-                .reason
-                .clone()
-                .unwrap_or_else(|| condition.type_.clone());
-            (reason, condition.message.clone().unwrap_or_default())
-        })
+    conditions.iter().find(|condition| {
+        condition.status == "True"
+            && matches!(
+                condition.type_.as_str(),
+                "Failed" | "FailureTarget" | "Complete" | "SuccessCriteriaMet"
+            )
+    })
 }
 
 pub(super) fn deleted(object: ObjectRef) -> Failure {
@@ -353,6 +363,10 @@ fn container_failure(pod: &ObjectRef, container: &ContainerStatus) -> Option<Fai
     let ended = state.terminated.as_ref().filter(|_| is_agent)?;
     let reason = ended.reason.as_deref().unwrap_or_default();
     let text = ended.message.as_deref().unwrap_or_default();
+    if reason == "OOMKilled" && text.is_empty() {
+        let text = format!("exit code {}", ended.exit_code);
+        return fail(FailureKind::OutOfMemory, reason, &text);
+    }
     let kind = match reason {
         "StartError" | "ContainerCannotRun" => FailureKind::CannotRun,
         "OOMKilled" => FailureKind::OutOfMemory,

@@ -1,8 +1,9 @@
 //! What happens to a running agent: deleted, evicted, crashed, namespace gone.
 //!
 //! The transport only sees that its exec ended, with the same code for all of these, or sees
-//! nothing at all. The supervisor holds this future beside the transport, to say what happened and
-//! to decide whether a new agent makes sense. It must drop it before it deletes the Job itself.
+//! nothing at all. The supervisor holds [`watch_agent`] beside the transport, or asks once with
+//! [`look`], to say what happened and to decide whether a new agent makes sense. It must drop the
+//! watch before it deletes the Job itself.
 
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ use super::{
 /// For the objects that say why a pod goes to follow it: the Job's deletion comes before its
 /// pod's, the namespace's before both.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Between two looks at an API server that does not answer.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Changes waiting to be read.
 const CHANGES: usize = 16;
 
@@ -36,8 +39,12 @@ const CHANGES: usize = 16;
 pub enum AgentEnd {
     /// The namespace is being deleted, with everything in it.
     NamespaceTerminating,
-    /// Somebody deleted the Job: the session is meant to end.
-    JobDeleted,
+    /// The Job is being deleted, or gone.
+    JobDeleted {
+        /// Nothing is left to tell why. Somebody deleted it, or its pod ended and then its time to
+        /// live did: which of them, the caller knows from when the last transport was alive.
+        gone: bool,
+    },
     /// Somebody deleted the pod only.
     PodDeleted,
     /// The pod failed by itself, was evicted, or its deadline was over.
@@ -76,8 +83,7 @@ pub async fn watch_agent(server: &ApiServer, agent: &Agent) -> AgentEnd {
         let over = match seen {
             Seen::Pod(change) => match *change {
                 Change::Applied(pod) => pod_is_over(&pod, agent),
-                Change::Deleted(_) => true,
-                Change::Restarted => pod_is_gone(server, agent).await,
+                Change::Deleted(_) | Change::Restarted => true,
             },
             Seen::Job(change) => match *change {
                 Change::Applied(job) => {
@@ -88,13 +94,84 @@ pub async fn watch_agent(server: &ApiServer, agent: &Agent) -> AgentEnd {
                 Change::Restarted => false,
             },
         };
-        if over {
-            time::sleep(SETTLE).await;
-            return why(server, agent).await;
+        if over && let Some(end) = settled(server, agent).await {
+            return end;
         }
     }
     // Both tasks hold a sender for as long as we hold the receiver.
     std::future::pending().await
+}
+
+/// What is known once all that belongs to an end has happened; `None` after a false alarm.
+async fn settled(server: &ApiServer, agent: &Agent) -> Option<AgentEnd> {
+    time::sleep(SETTLE).await;
+    loop {
+        match look(server, agent).await {
+            Ok(end) => return end,
+            Err(error) => tracing::debug!(%error, "cannot look at the agent"),
+        }
+        time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// One look at the agent: `None` if its pod is there and may be attached to, else the outermost
+/// cause of its end: what deletes a namespace deletes its Jobs, what deletes a Job its pod. A
+/// deletion of the Job that has only just begun may show as one of the pod.
+pub async fn look(server: &ApiServer, agent: &Agent) -> Result<Option<AgentEnd>, ApiError> {
+    let namespaces: Api<Namespace> = Api::all(server.client());
+    let jobs: Api<Job> = Api::namespaced(server.client(), &agent.namespace);
+    let (namespace, job, pod) = tokio::join!(
+        server.request(("get", "namespaces"), namespaces.get(&agent.namespace)),
+        server.request(("get", "jobs"), jobs.get(&agent.job_name)),
+        get_pod(server, agent),
+    );
+    let terminating = match &namespace {
+        Ok(namespace) => namespace.metadata.deletion_timestamp.is_some(),
+        // Looking at it is no right of every user.
+        Err(error) => is_not_found(error),
+    };
+    if terminating {
+        return Ok(Some(AgentEnd::NamespaceTerminating));
+    }
+    let job = match job {
+        Ok(job) => Some(job),
+        Err(error) if is_not_found(&error) => None,
+        Err(error) => return Err(error),
+    };
+    let mut end = fate(agent, job.as_ref(), pod?.as_ref());
+    if let Some(AgentEnd::Failed(failure)) = &mut end {
+        crash_log::add_to(failure, server, &agent.namespace).await;
+    }
+    Ok(end)
+}
+
+/// What Job and pod tell.
+fn fate(agent: &Agent, job: Option<&Job>, pod: Option<&Pod>) -> Option<AgentEnd> {
+    let Some(job) = job.filter(|job| job.metadata.uid.as_ref() == Some(&agent.job_uid)) else {
+        return Some(AgentEnd::JobDeleted { gone: true });
+    };
+    if wait::is_deleted(job) {
+        return Some(AgentEnd::JobDeleted { gone: false });
+    }
+    let job_end = wait::job_end(job);
+    if let Some((reason, text)) = &job_end
+        && reason == "DeadlineExceeded"
+    {
+        let object = ObjectRef::new("job", agent.job_name.clone());
+        let kind = FailureKind::DeadlineExceeded;
+        return Some(AgentEnd::Failed(Failure::new(kind, object, reason, text)));
+    }
+    let Some(pod) = pod else {
+        return Some(AgentEnd::PodDeleted);
+    };
+    let deleted = pod.metadata.deletion_timestamp.is_some();
+    match wait::pod_failure(pod) {
+        // A pod that is being deleted reports its container's end as a failure: the deletion came first.
+        Some(failure) if !deleted || failure.kind == FailureKind::Evicted => Some(AgentEnd::Failed(failure)),
+        // A Job may end before its pod's status says how.
+        None if !deleted && job_end.is_none() => None,
+        _ => Some(AgentEnd::PodDeleted),
+    }
 }
 
 /// Why the agent's container does not run, if it never will: for a caller whose exec was answered
@@ -122,13 +199,6 @@ fn pod_is_over(pod: &Pod, agent: &Agent) -> bool {
         || wait::pod_failure(pod).is_some()
 }
 
-async fn pod_is_gone(server: &ApiServer, agent: &Agent) -> bool {
-    match get_pod(server, agent).await {
-        Ok(pod) => pod.is_none_or(|pod| pod_is_over(&pod, agent)),
-        Err(_) => false,
-    }
-}
-
 /// The pod with the agent's UID; `None` if it is gone or another has its name.
 async fn get_pod(server: &ApiServer, agent: &Agent) -> Result<Option<Pod>, ApiError> {
     let pods: Api<Pod> = Api::namespaced(server.client(), &agent.namespace);
@@ -139,47 +209,5 @@ async fn get_pod(server: &ApiServer, agent: &Agent) -> Result<Option<Pod>, ApiEr
     }
 }
 
-/// The outermost cause: what deletes a namespace deletes its Jobs, what deletes a Job its pod.
-async fn why(server: &ApiServer, agent: &Agent) -> AgentEnd {
-    let namespaces: Api<Namespace> = Api::all(server.client());
-    let jobs: Api<Job> = Api::namespaced(server.client(), &agent.namespace);
-    let (namespace, job, pod) = tokio::join!(
-        server.request(("get", "namespaces"), namespaces.get(&agent.namespace)),
-        server.request(("get", "jobs"), jobs.get(&agent.job_name)),
-        get_pod(server, agent),
-    );
-    let terminating = match &namespace {
-        Ok(namespace) => namespace.metadata.deletion_timestamp.is_some(),
-        Err(error) => is_not_found(error),
-    };
-    if terminating {
-        return AgentEnd::NamespaceTerminating;
-    }
-    let job_failure = match &job {
-        Ok(job) if job.metadata.uid.as_ref() == Some(&agent.job_uid) => {
-            if job.metadata.deletion_timestamp.is_some() {
-                return AgentEnd::JobDeleted;
-            }
-            wait::job_end(job)
-        }
-        Ok(_) => return AgentEnd::JobDeleted,
-        Err(error) if is_not_found(error) => return AgentEnd::JobDeleted,
-        Err(_) => None,
-    };
-    let job_object = || ObjectRef::new("job", agent.job_name.clone());
-    if let Some((reason, text)) = &job_failure
-        && reason == "DeadlineExceeded"
-    {
-        let kind = FailureKind::DeadlineExceeded;
-        return AgentEnd::Failed(Failure::new(kind, job_object(), reason.as_str(), text.as_str()));
-    }
-    // A pod that is being deleted reports its container's end as a failure: the deletion came first.
-    if let Ok(Some(pod)) = &pod
-        && let Some(mut failure) = wait::pod_failure(pod)
-        && (pod.metadata.deletion_timestamp.is_none() || failure.kind == FailureKind::Evicted)
-    {
-        crash_log::add_to(&mut failure, server, &agent.namespace).await;
-        return AgentEnd::Failed(failure);
-    }
-    AgentEnd::PodDeleted
-}
+#[cfg(test)]
+mod tests;

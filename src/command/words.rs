@@ -30,7 +30,7 @@ impl Reason {
     pub(super) fn of_agent(end: &AgentEnd) -> Self {
         match end {
             AgentEnd::NamespaceTerminating => Self::new("its namespace is being deleted"),
-            AgentEnd::JobDeleted => Self::new("its job was deleted"),
+            AgentEnd::JobDeleted { .. } => Self::new("its job was deleted"),
             AgentEnd::PodDeleted => Self::new("its pod was deleted"),
             AgentEnd::Failed(failure) => Self {
                 text: failure.to_string(),

@@ -489,6 +489,7 @@ impl Run<'_> {
             pod_name: pod.name.clone(),
             pod_uid: pod.uid.clone(),
             architecture: spec.architecture,
+            resources: spec.resources.clone(),
             binary: match spec.options.source {
                 AgentSource::ConfigMap { .. } => AGENT_PATH,
                 AgentSource::Image(_) => AGENT_IMAGE_PATH,
