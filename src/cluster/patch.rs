@@ -91,6 +91,12 @@ impl PodPatch {
         })?;
         Self::parse(&text, &origin)
     }
+
+    /// Whether it says on which nodes the pod may run.
+    pub(super) fn chooses_node(&self) -> bool {
+        let spec = self.0.get("spec");
+        spec.is_some_and(|spec| spec.get("nodeSelector").is_some() || spec.get("affinity").is_some())
+    }
 }
 
 /// Applies the patches in order to a pod template (a map with `metadata` and `spec`).

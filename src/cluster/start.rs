@@ -32,7 +32,7 @@ use super::{
     footprint::Footprint,
     manifest::{AgentSpec, ServiceRequest},
     options::{AgentOptions, Architecture, Resources},
-    patch::PatchError,
+    patch::{PatchError, PodPatch},
     policy,
     rights::RightsError,
     service::ServiceError,
@@ -178,7 +178,9 @@ impl Plan {
     /// The plan that answers `failure`, if there is one that was not tried.
     fn answer(&self, failure: &Failure, options: &AgentOptions) -> Option<Self> {
         let mut next = self.clone();
-        if failure.kind == FailureKind::NoMatchingNode && !self.architecture_is_final {
+        // A selector of the user's own may be what no node fits.
+        let ours = !options.patches.iter().any(PodPatch::chooses_node);
+        if failure.kind == FailureKind::NoMatchingNode && !self.architecture_is_final && ours {
             next.architecture = self.architecture.other();
             next.architecture_is_final = true;
             return options.source.offers(next.architecture).then_some(next);

@@ -56,6 +56,24 @@ fn the_other_architecture_is_tried_once() {
 }
 
 #[test]
+fn a_node_selector_of_the_users_own_keeps_the_architecture() {
+    let mut options = Fixture::new(Timestamp::UNIX_EPOCH).options;
+    options.source = AgentSource::ConfigMap {
+        binaries: AgentBinaries::for_tests(),
+        base_image: "p".to_owned(),
+    };
+    for (patch, tried) in [
+        (r#"{"spec":{"nodeSelector":{"disk":"ssd"}}}"#, false),
+        (r#"{"spec":{"affinity":{"nodeAffinity":{}}}}"#, false),
+        (r#"{"spec":{"priorityClassName":"low"}}"#, true),
+    ] {
+        options.patches = vec![PodPatch::parse(patch, "--patch").unwrap()];
+        let next = plan(&options).answer(&no_node(), &options);
+        assert_eq!(next.is_some(), tried, "{patch}");
+    }
+}
+
+#[test]
 fn a_limit_range_and_a_quota_are_each_followed_once() {
     let options = Fixture::new(Timestamp::UNIX_EPOCH).options;
     let minimum =
