@@ -26,8 +26,8 @@ pub(super) enum Change<K> {
     /// The object is there, in this state.
     Applied(K),
     Deleted(K),
-    /// The watch starts anew: deletions may have been missed.
-    Restarted,
+    /// The watch is open, for the first time or again: nobody told of deletions before.
+    Opened,
 }
 
 /// What to follow.
@@ -72,6 +72,9 @@ pub(super) async fn follow<K, T>(
             .await
         {
             Ok(stream) => {
+                if tx.send(wrap(Change::Opened)).await.is_err() {
+                    return;
+                }
                 let mut stream = stream.boxed();
                 loop {
                     let event = tokio::select! {
@@ -100,8 +103,5 @@ pub(super) async fn follow<K, T>(
         }
         pause = (pause * 2).min(PAUSES.1);
         version.clear();
-        if tx.send(wrap(Change::Restarted)).await.is_err() {
-            return;
-        }
     }
 }

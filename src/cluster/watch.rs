@@ -83,7 +83,7 @@ pub async fn watch_agent(server: &ApiServer, agent: &Agent) -> AgentEnd {
         let over = match seen {
             Seen::Pod(change) => match *change {
                 Change::Applied(pod) => pod_is_over(&pod, agent),
-                Change::Deleted(_) | Change::Restarted => true,
+                Change::Deleted(_) | Change::Opened => true,
             },
             Seen::Job(change) => match *change {
                 Change::Applied(job) => {
@@ -91,7 +91,7 @@ pub async fn watch_agent(server: &ApiServer, agent: &Agent) -> AgentEnd {
                 }
                 Change::Deleted(_) => true,
                 // The pod goes with its Job.
-                Change::Restarted => false,
+                Change::Opened => false,
             },
         };
         if over && let Some(end) = settled(server, agent).await {

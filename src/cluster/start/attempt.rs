@@ -378,11 +378,11 @@ impl Run<'_> {
             Signal::Pod(change) => match *change {
                 Change::Applied(pod) => self.watch.observe_pod(&pod),
                 Change::Deleted(pod) => self.watch.pod_deleted(&pod),
-                Change::Restarted => Verdict::Waiting,
+                Change::Opened => Verdict::Waiting,
             },
             Signal::Event(change) => match *change {
                 Change::Applied(event) => self.watch.observe_event(&event),
-                Change::Deleted(_) | Change::Restarted => Verdict::Waiting,
+                Change::Deleted(_) | Change::Opened => Verdict::Waiting,
             },
             Signal::Uploaded(result) => {
                 result.map_err(|error| refused("configmap", &self.job.name, error))?;
