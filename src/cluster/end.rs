@@ -151,7 +151,7 @@ pub async fn end_fast(server: &ApiServer, footprint: &Footprint) -> Result<(), A
 
 /// Deletes one Job; 404 and a UID of another Job mean that it is done. `Some` is the last error
 /// when the time was up.
-async fn delete(
+pub(super) async fn delete(
     server: &ApiServer,
     footprint: &Footprint,
     job: JobTrace,

@@ -69,6 +69,11 @@ impl Footprint {
         self.lock().jobs.clone()
     }
 
+    /// All of them but this one.
+    pub(super) fn jobs_besides(&self, name: &str) -> Vec<JobTrace> {
+        self.jobs().into_iter().filter(|job| job.name != name).collect()
+    }
+
     /// The Service of `expose`, if one was asked for.
     pub fn service(&self) -> Option<String> {
         self.lock().service.clone()
@@ -80,10 +85,14 @@ impl Footprint {
     }
 
     pub(super) fn job_requested(&self, name: &str) {
-        self.lock().jobs.push(JobTrace {
-            name: name.to_owned(),
-            uid: None,
-        });
+        let mut traces = self.lock();
+        // A name that is asked for again, after an answer nobody saw.
+        if traces.jobs.iter().all(|job| job.name != name) {
+            traces.jobs.push(JobTrace {
+                name: name.to_owned(),
+                uid: None,
+            });
+        }
     }
 
     pub(super) fn job_created(&self, name: &str, uid: &str) {
@@ -132,6 +141,8 @@ mod tests {
                 }
             ]
         );
+        footprint.job_requested("b");
+        assert_eq!(footprint.jobs_besides("a").len(), 1, "one trace a name");
         footprint.job_gone("b");
         footprint.job_gone("a");
         assert!(footprint.is_empty());

@@ -56,10 +56,11 @@ const SESSION: [Right; 12] = [
 ];
 
 /// What `expose` needs on top.
-const EXPOSE: [Right; 4] = [
+const EXPOSE: [Right; 5] = [
     right("create", "", "services"),
     right("get", "", "services"),
     right("list", "", "services"),
+    right("patch", "", "services"),
     right("delete", "", "services"),
 ];
 

@@ -1,4 +1,4 @@
-//! The Service of `expose`: may we have its name, create it, is it ready.
+//! The Service of `expose`: may we have its name, create it, hand it over, is it ready.
 //!
 //! A Service that is not ours is never touched. One that a dead session of the same user left is
 //! removed; one of a living session, or of another user, is an error that names the session.
@@ -28,7 +28,8 @@ use super::{
     end,
     identity::Identity,
     names::{
-        ANNOTATION_USER, APP_NAME, FIELD_MANAGER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_USER,
+        ANNOTATION_USER, APP_NAME, FIELD_MANAGER, LABEL_GENERATION, LABEL_INSTANCE, LABEL_MANAGED_BY,
+        LABEL_NAME, LABEL_USER, SessionId,
     },
     sweep::{self, AskAgent, Liveness},
 };
@@ -58,6 +59,18 @@ pub enum ServiceError {
     Api(#[from] ApiError),
 }
 
+impl ServiceError {
+    /// Whether the session's own Service only changed or went meanwhile, which is soon over.
+    fn is_passing(&self, own: &SessionId) -> bool {
+        match self {
+            Self::Stuck { .. } => true,
+            Self::Taken { session, .. } => session == own.as_str(),
+            Self::Api(error) => matches!(error.code(), Some(404 | 409 | 422)),
+            Self::Foreign { .. } => false,
+        }
+    }
+}
+
 /// The Service of this name, if there is one.
 pub async fn look_up(
     server: &ApiServer,
@@ -82,10 +95,7 @@ pub async fn claim(
     ask: &AskAgent,
 ) -> Result<(), ServiceError> {
     let Some(session) = session_of(present) else {
-        return Err(ServiceError::Foreign {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
+        return Err(foreign(namespace, name));
     };
     if present.labels().get(LABEL_USER) != Some(&identity.label) {
         return Err(taken(name, &session, present));
@@ -117,25 +127,73 @@ pub async fn claim(
     remove(server, namespace, name, present, session).await
 }
 
+/// Makes the session's Service lead to another Job of it, as `manifest` says: moved with its
+/// address if it is there, else made anew. Waits a moment for one that is just being deleted.
+pub async fn hand_over(
+    server: &ApiServer,
+    namespace: &str,
+    session: &SessionId,
+    manifest: &Value,
+) -> Result<Service, ServiceError> {
+    let name = name_in(manifest);
+    let deadline = Instant::now() + REMOVAL_WAIT;
+    loop {
+        let tried = match look_up(server, namespace, name).await? {
+            Some(present) if present.metadata.deletion_timestamp.is_some() => Err(ServiceError::Stuck {
+                name: name.to_owned(),
+                session: session.to_string(),
+            }),
+            Some(present) => match session_of(&present) {
+                Some(holder) if holder == session.as_str() => {
+                    re_own(server, namespace, &present, manifest).await
+                }
+                Some(holder) => return Err(taken(name, &holder, &present)),
+                None => return Err(foreign(namespace, name)),
+            },
+            None => create(server, namespace, manifest.clone()).await,
+        };
+        match tried {
+            Err(error) if error.is_passing(session) && Instant::now() < deadline => {
+                tracing::debug!(%error, service = name, "service not handed over yet");
+            }
+            other => return other,
+        }
+        time::sleep(REMOVAL_PAUSE).await;
+    }
+}
+
+/// One patch, so that there is no moment without an owner or with the pod of another.
+async fn re_own(
+    server: &ApiServer,
+    namespace: &str,
+    present: &Service,
+    manifest: &Value,
+) -> Result<Service, ServiceError> {
+    let name = name_in(manifest);
+    let patch = serde_json::json!([
+        {"op": "test", "path": "/metadata/uid", "value": present.metadata.uid},
+        {"op": "add", "path": "/metadata/ownerReferences", "value": manifest["metadata"]["ownerReferences"]},
+        {"op": "add", "path": format!("/metadata/labels/{}", LABEL_GENERATION.replace('/', "~1")),
+         "value": manifest["metadata"]["labels"][LABEL_GENERATION]},
+        {"op": "replace", "path": "/spec/selector", "value": manifest["spec"]["selector"]},
+    ]);
+    let path = Service::url_path(&(), Some(namespace));
+    let request = Request::patch(format!("{path}/{name}?fieldManager={FIELD_MANAGER}"))
+        .header(header::CONTENT_TYPE, "application/json-patch+json")
+        .body(patch.to_string().into_bytes());
+    let service = send(server, ("patch", "services"), request).await?;
+    tracing::info!(service = name, "service handed over");
+    Ok(service)
+}
+
 /// Creates it. The name was free a moment ago; if it is not, the error says who has it.
 pub async fn create(server: &ApiServer, namespace: &str, manifest: Value) -> Result<Service, ServiceError> {
-    let name = manifest["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let name = name_in(&manifest).to_owned();
     let path = Service::url_path(&(), Some(namespace));
     let request = Request::post(format!("{path}?fieldManager={FIELD_MANAGER}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(manifest.to_string().into_bytes());
-    let client = server.client();
-    let result = server
-        .request(("create", "services"), async move {
-            client
-                .request::<Service>(request.map_err(kube::Error::HttpError)?)
-                .await
-        })
-        .await;
-    match result {
+    match send(server, ("create", "services"), request).await {
         Ok(service) => {
             tracing::info!(service = %name, "service created");
             Ok(service)
@@ -143,10 +201,7 @@ pub async fn create(server: &ApiServer, namespace: &str, manifest: Value) -> Res
         Err(error) if is_conflict(&error) => match look_up(server, namespace, &name).await? {
             Some(present) => Err(match session_of(&present) {
                 Some(session) => taken(&name, &session, &present),
-                None => ServiceError::Foreign {
-                    namespace: namespace.to_owned(),
-                    name,
-                },
+                None => foreign(namespace, &name),
             }),
             None => Err(error.into()),
         },
@@ -242,6 +297,27 @@ fn session_of(service: &Service) -> Option<String> {
         labels.get(LABEL_INSTANCE).cloned()
     } else {
         None
+    }
+}
+
+fn name_in(manifest: &Value) -> &str {
+    manifest["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+async fn send(
+    server: &ApiServer,
+    call: (&'static str, &'static str),
+    request: http::Result<Request<Vec<u8>>>,
+) -> Result<Service, ApiError> {
+    let client = server.client();
+    let answer = async move { client.request(request.map_err(kube::Error::HttpError)?).await };
+    server.request(call, answer).await
+}
+
+fn foreign(namespace: &str, name: &str) -> ServiceError {
+    ServiceError::Foreign {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
     }
 }
 

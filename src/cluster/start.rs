@@ -11,16 +11,20 @@
 //! The Service waits for the node, 20 ms after the Job, because until then the start may still
 //! change to another architecture under another Job, and would take the Service with it.
 //! Everything is written into the [`Footprint`] before it is asked for, so [`super::end`] can
-//! undo a start that failed, or whose future was dropped, at any point.
+//! undo a start that failed, or whose future was dropped, at any point. [`succeed`] starts the
+//! next agent of a session that lost its own.
 
 mod attempt;
 mod prepare;
+mod succession;
 
 use jiff::Timestamp;
 
+pub use self::succession::succeed;
 use self::{
     attempt::{Attempt, Setback},
     prepare::Preparation,
+    succession::Succession,
 };
 pub use super::wait::StartStep;
 use super::{
@@ -111,29 +115,55 @@ pub async fn start(
     progress(&StartStep::CheckingRights);
     let preparation = prepare::prepare(server, request, footprint).await?;
     progress(&StartStep::Creating);
-    let mut plan = Plan::first(&request.options, &preparation);
-    loop {
-        let spec = plan.spec(request, &preparation, footprint);
-        let attempt = Attempt {
-            server,
-            request,
-            footprint,
-            progress,
-            preparation: &preparation,
-            spec,
-        };
-        let setback = match attempt.run(&mut plan).await {
-            Ok(agent) => return Ok(agent),
-            Err(setback) => setback,
-        };
-        match setback {
-            Setback::Final(error) => return Err(error),
-            Setback::Replan { next, failure } => {
-                tracing::info!(%failure, "start changes its plan");
-                if next.resources != plan.resources {
-                    progress(&next.following());
+    let starter = Starter {
+        server,
+        request,
+        footprint,
+        progress,
+        preparation: &preparation,
+        succession: None,
+    };
+    starter.run(Plan::first(&request.options, &preparation)).await
+}
+
+/// All that the attempts of one start share.
+#[derive(Clone, Copy)]
+struct Starter<'a> {
+    server: &'a ApiServer,
+    request: &'a StartRequest,
+    footprint: &'a Footprint,
+    progress: &'a (dyn Fn(&StartStep) + Send + Sync),
+    preparation: &'a Preparation,
+    /// The session had an agent before.
+    succession: Option<Succession>,
+}
+
+impl Starter<'_> {
+    /// One attempt after the other, until one leads to an agent or no other plan is left.
+    async fn run(&self, mut plan: Plan) -> Result<Agent, StartError> {
+        loop {
+            let attempt = Attempt {
+                starter: *self,
+                spec: plan.spec(self.request, self.preparation, self.footprint),
+            };
+            match attempt.run(&mut plan).await {
+                Ok(agent) => return Ok(agent),
+                Err(Setback::Replan { next, failure }) => {
+                    tracing::info!(%failure, "start changes its plan");
+                    if next.resources != plan.resources {
+                        (self.progress)(&next.following());
+                    }
+                    plan = next;
                 }
-                plan = next;
+                Err(Setback::NameTaken) => plan.generation += 1,
+                Err(Setback::Final(error)) => match self.succession {
+                    Some(succession) if succession.outlasts(&error) => {
+                        tracing::info!(%error, "waiting for the agent before to make room");
+                        succession::make_room(self.server, self.footprint).await;
+                        plan.generation += 1;
+                    }
+                    _ => return Err(error),
+                },
             }
         }
     }
@@ -145,6 +175,18 @@ impl Plan {
             generation: 1,
             architecture: preparation.architecture,
             resources: options.resources.clone(),
+            architecture_is_final: options.architecture.is_some(),
+            followed_limit_range: false,
+            followed_quota: false,
+        }
+    }
+
+    /// The one after `previous`, whose names are free again unless its Job is `present`.
+    fn after(previous: &Agent, present: bool, options: &AgentOptions) -> Self {
+        Self {
+            generation: previous.generation + u32::from(present),
+            architecture: previous.architecture,
+            resources: previous.resources.clone(),
             architecture_is_final: options.architecture.is_some(),
             followed_limit_range: false,
             followed_quota: false,

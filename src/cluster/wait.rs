@@ -95,6 +95,9 @@ impl StartWatch {
     }
 
     pub fn observe_pod(&mut self, pod: &Pod) -> Verdict {
+        if self.is_of_another_job(pod) {
+            return Verdict::Waiting;
+        }
         let (Some(name), Some(uid)) = (&pod.metadata.name, &pod.metadata.uid) else {
             return Verdict::Waiting;
         };
@@ -121,6 +124,9 @@ impl StartWatch {
     }
 
     pub fn pod_deleted(&mut self, pod: &Pod) -> Verdict {
+        if self.is_of_another_job(pod) {
+            return Verdict::Waiting;
+        }
         let name = pod.metadata.name.clone().unwrap_or_default();
         Verdict::Failed(pod_failure(pod).unwrap_or_else(|| deleted(ObjectRef::new("pod", name))))
     }
@@ -159,6 +165,16 @@ impl StartWatch {
             (String::new(), doing.to_owned())
         });
         Failure::new(FailureKind::TimedOut { after }, object, reason, text)
+    }
+
+    /// A predecessor of the same name may still have its pod.
+    fn is_of_another_job(&self, pod: &Pod) -> bool {
+        let mut owners = pod.metadata.owner_references.iter().flatten();
+        let job = owners.find(|owner| owner.kind == "Job");
+        match (job, &self.job_uid) {
+            (Some(owner), Some(uid)) => owner.uid != *uid,
+            _ => false,
+        }
     }
 
     /// The pod's name is the Job's plus 6 characters, so an event may come before its pod.

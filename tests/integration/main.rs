@@ -5,5 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod life;
+mod succession;
 mod support;
 mod traffic;

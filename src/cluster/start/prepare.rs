@@ -1,12 +1,14 @@
 //! What a start has to know before it creates anything, asked in one round trip.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Event};
 use kube::{Api, api::ListParams};
 
 use super::{StartError, StartRequest};
 use crate::cluster::{
+    agent::Agent,
     agents::AgentBinaryError,
+    answer::is_not_found,
     client::ApiServer,
     footprint::Footprint,
     identity::{self, Identity},
@@ -62,6 +64,38 @@ pub(super) async fn prepare(
         architecture: architecture?,
         now: server.server_now().unwrap_or_else(Timestamp::now),
     })
+}
+
+/// What a successor of `previous` has to know: rights were proven at the start, and its pod is like
+/// the one before, which was admitted. With it, whether the Job of `previous` is still there.
+pub(super) async fn prepare_successor(
+    server: &ApiServer,
+    previous: &Agent,
+) -> Result<(Preparation, bool), StartError> {
+    let jobs: Api<Job> = Api::namespaced(server.client(), &previous.namespace);
+    let (job, identity, events_from) = tokio::join!(
+        server.request(("get", "jobs"), jobs.get(&previous.job_name)),
+        identity::identify(server),
+        events_version(server, &previous.namespace),
+    );
+    let present = match job {
+        Ok(_) => true,
+        Err(error) if is_not_found(&error) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let preparation = Preparation {
+        granted: Granted {
+            events: events_from.is_some(),
+            pod_logs: true,
+            dry_run: false,
+            endpoint_slices: true,
+        },
+        identity: identity?,
+        architecture: previous.architecture,
+        events_from,
+        now: server.server_now().unwrap_or_else(Timestamp::now),
+    };
+    Ok((preparation, present))
 }
 
 /// `--arch`, or the API server's own: mostly the nodes have the same.

@@ -74,6 +74,34 @@ fn a_node_selector_of_the_users_own_keeps_the_architecture() {
 }
 
 #[test]
+fn a_successor_takes_the_next_names_while_the_old_are_in_use() {
+    let options = Fixture::new(Timestamp::UNIX_EPOCH).options;
+    let mut resources = options.resources.clone();
+    resources.limits.insert("cpu".to_owned(), "1".to_owned());
+    let previous = Agent {
+        namespace: "dev".to_owned(),
+        session: "x7k2p9".parse().unwrap(),
+        generation: 3,
+        job_name: "tunnel-x7k2p9-3".to_owned(),
+        job_uid: "j".to_owned(),
+        pod_name: "p".to_owned(),
+        pod_uid: "u".to_owned(),
+        architecture: Architecture::Arm64,
+        resources: resources.clone(),
+        binary: "/tunnel/agent",
+        service: None,
+    };
+    let plan = |present| Plan::after(&previous, present, &options);
+    assert_eq!((plan(true).generation, plan(false).generation), (4, 3));
+    assert_eq!(plan(true).architecture, Architecture::Arm64);
+    assert_eq!(
+        plan(true).resources,
+        resources,
+        "what the namespace's policy wanted is known"
+    );
+}
+
+#[test]
 fn a_limit_range_and_a_quota_are_each_followed_once() {
     let options = Fixture::new(Timestamp::UNIX_EPOCH).options;
     let minimum =
