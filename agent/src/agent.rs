@@ -1,41 +1,44 @@
-//! The agent's life: transports come, the newest proven one carries the session, and at some time all is over.
+//! The agent's life: transports come, a proven one carries the session, and at some time all is over.
 //!
 //! ```text
-//!   transport --hello proven--> session over it --transport ends--> nobody attached --grace--> exit
-//!       | not proven in 5 s         | a newer proven one
-//!       v                           v
-//!     told why, ended            told, its streams are reset, ended
+//!   transport --hello not proven in 5 s--> told why, ended; nothing else changes
+//!       | proven
+//!       |-- of the session that lives: newer --> it carries the session on, the older transport is given up
+//!       |                              older --> told that it is stale
+//!       |-- of one that is over, or whose past is not known here --> told so
+//!       '-- of a new plugin --> a new session; the one before is evicted, its streams are reset
+//!
+//!   transport ends --> nobody attached, the session is kept --grace--> exit
 //! ```
 //!
-//! A session and the transport under it are two things here: the link below the session is made to be given
-//! further transports. It does no I/O of its own: transports arrive over a queue (from `attachments`, or from a
-//! test), signals as a token.
+//! It does no I/O of its own: transports arrive over a queue (from `attachments`, or from a test), signals as a
+//! token. What a session consists of is `live`'s business.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tunnel_wire::hello::{self, HELLO_TIMEOUT, Hello, HelloError, Verdict};
-use tunnel_wire::link::{self, LinkHandle, TransportEnd};
-use tunnel_wire::session::{self, End};
+use tunnel_wire::hello::{self, HelloError, Verdict};
+use tunnel_wire::link::TransportEnd;
 
 use crate::config::Config;
 use crate::idle::{Expiry, Idle};
+use crate::live::{self, LiveSession, Proven};
 use crate::log::{Level, LineTx, Log, chain};
 use crate::status::{Status, StatusTx};
-use crate::streams;
 
 /// Transports whose hello has not proven the secret yet. More are turned away: whoever may exec into the pod
 /// could otherwise pile them up.
 pub const MAX_UNPROVEN: usize = 4;
 
-/// How long an end by signal waits for the plugin to answer the goodbye. Below the pod's grace period of 1 s.
-const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Sessions that are over and remembered as such. A plugin that was evicted may try to come back; the one that
+/// was evicted so many times ago has given up.
+const OVER: usize = 16;
 
 /// One connected byte pipe to a plugin, not yet proven.
 pub struct Transport {
@@ -63,7 +66,10 @@ pub enum Exit {
     /// Nobody proved the secret in time.
     NeverAttached,
     /// The last one left, and nobody came back within the grace period.
-    GraceOver,
+    GraceOver {
+        /// Whether connections were open when it left.
+        open: bool,
+    },
     /// The plugin said goodbye.
     Goodbye,
     /// A signal, or whoever runs the agent in-process.
@@ -74,7 +80,8 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NeverAttached => "nobody attached",
-            Self::GraceOver => "nobody came back within the grace period",
+            Self::GraceOver { open: false } => "nobody came back within the grace period",
+            Self::GraceOver { open: true } => "nobody came back within the grace period for open connections",
             Self::Goodbye => "the plugin said goodbye",
             Self::Shutdown => "told to end",
         })
@@ -89,18 +96,15 @@ pub struct Agent {
     status_tx: StatusTx,
 }
 
-/// The newest proven transport and the session over it.
-struct Attached {
-    link: LinkHandle,
-    lines: LineTx,
-    /// The one task that runs the session, to its end.
-    task: JoinSet<TransportEnd>,
-}
-
-/// A transport whose plugin knows the secret.
-struct Proven {
-    transport: Transport,
-    hello: Hello,
+/// What changes while an agent runs.
+#[derive(Debug)]
+struct State {
+    live: Option<LiveSession>,
+    /// Links of sessions that are over, the last one at the end.
+    over: VecDeque<u64>,
+    idle: Idle,
+    /// Transports that are told why they have to go.
+    leaving: JoinSet<()>,
 }
 
 impl Agent {
@@ -125,41 +129,44 @@ impl Agent {
         mut transports_rx: mpsc::Receiver<Transport>,
         shutdown: CancellationToken,
     ) -> Exit {
-        let mut idle = Idle::new(Instant::now(), self.config.first_attach, self.config.grace);
+        let Config {
+            first_attach,
+            grace,
+            grace_open,
+            ..
+        } = *self.config;
+        let mut state = State {
+            live: None,
+            over: VecDeque::new(),
+            idle: Idle::new(Instant::now(), first_attach, grace, grace_open),
+            leaving: JoinSet::new(),
+        };
         let mut unproven = JoinSet::new();
-        let mut attached: Option<Attached> = None;
         let exit = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Exit::Shutdown,
                 Some(transport) = transports_rx.recv() => self.admit(transport, &mut unproven),
                 Some(proof) = unproven.join_next() => {
                     if let Ok(Some(proven)) = proof {
-                        self.retire(attached.take());
-                        attached = Some(self.attach(proven));
-                        idle.attached();
+                        self.receive(&mut state, proven);
                     }
                 }
-                end = ended(attached.as_mut()) => {
-                    attached = None;
-                    self.log.info("the plugin left", &[("reason", &end)]);
-                    self.log.set_attach(None);
-                    self.status_tx.set(None, Instant::now());
-                    idle.detached(Instant::now());
+                end = detached(state.live.as_mut()) => {
+                    self.detach(&mut state, &end);
                     if matches!(end, TransportEnd::Goodbye) {
                         break Exit::Goodbye;
                     }
                 }
-                expiry = expired(&idle) => break match expiry {
+                expiry = expired(&state.idle) => break match expiry {
                     Expiry::NeverAttached => Exit::NeverAttached,
-                    Expiry::GraceOver => Exit::GraceOver,
+                    Expiry::GraceOver { open } => Exit::GraceOver { open },
                 },
+                Some(_) = state.leaving.join_next() => {}
             }
         };
         self.log.info("the agent ends", &[("reason", &exit)]);
-        if let Some(attached) = &mut attached {
-            attached.link.goodbye();
-            // Without an answer in time the other end is gone, or learns it from the end of the transport.
-            drop(tokio::time::timeout(GOODBYE_TIMEOUT, attached.task.join_next()).await);
+        if let Some(live) = state.live {
+            live.goodbye().await;
         }
         self.log.set_attach(None);
         exit
@@ -181,46 +188,93 @@ impl Agent {
         unproven.spawn(async move { prove(&config, &log, transport).await });
     }
 
-    /// Ends the session over an older transport: its streams are reset, and its people are told why.
-    fn retire(&self, older: Option<Attached>) {
-        let Some(older) = older else { return };
-        self.log.tell(
-            &older.lines,
-            Level::Warn,
-            "replaced by a newer attach of this session",
-            &[],
-        );
-        self.log.set_attach(None);
-        older.link.close(TransportEnd::Closed);
+    /// Decides what a transport is for whose plugin knows the secret.
+    fn receive(&self, state: &mut State, proven: Proven) {
+        let hello = &proven.hello;
+        match &mut state.live {
+            Some(live) if live.id() == hello.link && !live.is_over() => {
+                if hello.transport <= live.newest() {
+                    self.turn_away(state, Verdict::Stale, proven);
+                    return;
+                }
+                let transport = hello.transport;
+                self.log.set_attach(Some(proven.transport.lines.clone()));
+                self.log.info("resumed", &[("transport", &transport)]);
+                live.attach(proven);
+                self.status_tx.attached(live.session(), Instant::now());
+                state.idle.attached();
+            }
+            live => {
+                let known = live.as_ref().is_some_and(|live| live.id() == hello.link);
+                if known || state.over.contains(&hello.link) || hello.received > 0 {
+                    self.turn_away(state, Verdict::Over, proven);
+                } else {
+                    self.begin(state, proven);
+                }
+            }
+        }
     }
 
-    /// Starts the session over a proven transport.
-    fn attach(&self, proven: Proven) -> Attached {
-        let lines = proven.transport.lines.clone();
-        self.log.set_attach(Some(lines.clone()));
-        let transport = proven.hello.transport;
+    /// Begins a new session. The one before is over, whatever it was doing.
+    fn begin(&self, state: &mut State, proven: Proven) {
+        if let Some(older) = state.live.take() {
+            if state.over.len() == OVER {
+                state.over.pop_front();
+            }
+            state.over.push_back(older.id());
+            if let Some(lines) = older.lines() {
+                let fields: [(&str, &dyn fmt::Display); 1] = [("connections", &older.connections())];
+                self.log
+                    .tell(lines, Level::Warn, "taken over by another plugin", &fields);
+            }
+            state.leaving.spawn(older.evict());
+        }
+        let hello = &proven.hello;
+        self.log.set_attach(Some(proven.transport.lines.clone()));
         self.log.info(
             "attached",
-            &[("plugin", &proven.hello.software), ("transport", &transport)],
+            &[("plugin", &hello.software), ("transport", &hello.transport)],
         );
+        let live = LiveSession::start(&self.config, &self.log, proven);
+        self.status_tx.attached(live.session(), Instant::now());
+        state.idle.attached();
+        state.live = Some(live);
+    }
 
-        let (link, io) = link::channel();
-        let (session, incoming, driver) = session::start(End::Agent, link.clone(), io);
-        self.status_tx.set(Some(session.clone()), Instant::now());
-        let mut task = JoinSet::new();
-        let streams = streams::serve(Arc::clone(&self.config), self.log.clone(), session, incoming);
-        task.spawn({
-            let (config, link) = (Arc::clone(&self.config), link.clone());
-            async move {
-                let mut parts = JoinSet::new();
-                parts.spawn(driver.run());
-                parts.spawn(streams);
-                let end = run_transport(&config, &link, proven).await;
-                link.close(end.clone());
-                end
-            }
-        });
-        Attached { link, lines, task }
+    /// Tells a plugin that knows the secret why it cannot have the session.
+    fn turn_away(&self, state: &mut State, verdict: Verdict, proven: Proven) {
+        let reason = HelloError::Refused(verdict);
+        let fields: [(&str, &dyn fmt::Display); 2] =
+            [("reason", &reason), ("transport", &proven.hello.transport)];
+        self.log
+            .tell(&proven.transport.lines, Level::Warn, "attach refused", &fields);
+        let session = self.config.session.clone();
+        state.leaving.spawn(live::turn_away(session, verdict, proven));
+    }
+
+    /// The session's transport is gone; whether somebody comes back is a matter of time.
+    fn detach(&self, state: &mut State, end: &TransportEnd) {
+        self.log.set_attach(None);
+        let now = Instant::now();
+        self.status_tx.detached(now);
+        let connections = state.live.as_ref().map_or(0, LiveSession::connections);
+        state.idle.detached(now, connections > 0);
+        let grace = state
+            .idle
+            .deadline()
+            .map_or(0, |deadline| (deadline - now).as_secs());
+        if state.live.as_ref().is_some_and(LiveSession::is_over) {
+            self.log.info("the plugin left", &[("reason", end)]);
+        } else {
+            self.log.info(
+                "the plugin left, waiting for it",
+                &[
+                    ("reason", end),
+                    ("connections", &connections),
+                    ("grace", &format_args!("{grace}s")),
+                ],
+            );
+        }
     }
 }
 
@@ -257,40 +311,10 @@ async fn prove(config: &Config, log: &Log, mut transport: Transport) -> Option<P
     }
 }
 
-/// Answers the hello and runs the link over the transport, to its end.
-async fn run_transport(config: &Config, link: &LinkHandle, proven: Proven) -> TransportEnd {
-    let Proven { transport, hello } = proven;
-    let Transport {
-        reader,
-        mut writer,
-        lines: _lines,
-        gone,
-    } = transport;
-    let answer = hello.answer(
-        config.session.clone(),
-        Verdict::Accepted,
-        link.progress().received,
-    );
-    let run = async {
-        match tokio::time::timeout(HELLO_TIMEOUT, answer.write(&mut writer)).await {
-            Ok(Ok(())) => link.run(reader, writer, hello.received).await,
-            Ok(Err(error)) => TransportEnd::Failed(chain(&error)),
-            Err(_) => TransportEnd::Silent,
-        }
-    };
-    tokio::select! {
-        end = run => end,
-        () = gone.cancelled() => TransportEnd::Ended,
-    }
-}
-
-/// Why the current transport ended; never, while there is none.
-async fn ended(attached: Option<&mut Attached>) -> TransportEnd {
-    match attached {
-        Some(attached) => match attached.task.join_next().await {
-            Some(Ok(end)) => end,
-            Some(Err(_)) | None => TransportEnd::Closed,
-        },
+/// Why the session's transport ended; never, while there is none.
+async fn detached(live: Option<&mut LiveSession>) -> TransportEnd {
+    match live {
+        Some(live) => live.detached().await,
         None => std::future::pending().await,
     }
 }

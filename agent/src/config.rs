@@ -18,8 +18,10 @@ use crate::policy::{ParseNetworkError, TargetPolicy};
 pub const SESSION: &str = "TUNNEL_SESSION";
 /// SHA-256 of the session's secret, 64 hexadecimal digits.
 pub const SECRET_SHA256: &str = "TUNNEL_SECRET_SHA256";
-/// Seconds the agent outlives its last attach, decimal.
+/// Seconds the agent outlives its last transport while no connection is open, decimal.
 pub const GRACE: &str = "TUNNEL_GRACE";
+/// Seconds the agent outlives its last transport for the connections that were open, decimal.
+pub const GRACE_OPEN: &str = "TUNNEL_GRACE_OPEN";
 /// Addresses and ranges that may be dialled although they are loopback, link-local and the like.
 pub const ALLOW_TARGETS: &str = "TUNNEL_ALLOW_TARGETS";
 /// Path of the unix socket between `serve` and `attach`.
@@ -33,8 +35,12 @@ pub const HOSTS: &str = "TUNNEL_HOSTS";
 /// reached by every container of the pod.
 pub const DEFAULT_SOCKET: &str = "/run/tunnel/agent.sock";
 
-/// How long the agent stays after its last attach left, unless told otherwise.
+/// How long the agent stays after its last transport ended with no connection open, unless told otherwise.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+/// How long the agent stays after its last transport ended with connections open, unless told otherwise. A
+/// person who waits for a network to come back has more to lose then.
+pub const DEFAULT_GRACE_OPEN: Duration = Duration::from_secs(120);
 
 /// How long the agent waits for its first attach. The plugin attaches within a second of the container's
 /// start, so after this the plugin has died on the way.
@@ -49,8 +55,10 @@ pub struct Config {
     pub secret: SecretDigest,
     /// How long the agent waits for the first attach.
     pub first_attach: Duration,
-    /// How long the agent waits after the last attach left.
+    /// How long the agent waits after its last transport ended with no connection open.
     pub grace: Duration,
+    /// How long the agent waits after its last transport ended with connections open.
+    pub grace_open: Duration,
     /// Which addresses may be dialled.
     pub targets: TargetPolicy,
     /// The address that listeners bind and upstreams are dialled from; none means any.
@@ -74,8 +82,10 @@ pub enum ConfigError {
     #[error("read {SECRET_SHA256}")]
     Secret(#[from] InvalidDigest),
     /// Not a whole number of seconds.
-    #[error("{GRACE} is not a whole number of seconds: '{value}'")]
-    Grace {
+    #[error("{name} is not a whole number of seconds: '{value}'")]
+    Seconds {
+        /// The variable.
+        name: &'static str,
         /// As it was set.
         value: String,
         /// What is wrong with it.
@@ -118,13 +128,15 @@ impl Config {
         let secret = set(SECRET_SHA256)
             .ok_or(ConfigError::Missing(SECRET_SHA256))?
             .parse()?;
-        let grace = match set(GRACE) {
+        let seconds = |name, default| match set(name) {
             Some(value) => match value.parse::<u32>() {
-                Ok(seconds) => Duration::from_secs(seconds.into()),
-                Err(source) => return Err(ConfigError::Grace { value, source }),
+                Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+                Err(source) => Err(ConfigError::Seconds { name, value, source }),
             },
-            None => DEFAULT_GRACE,
+            None => Ok(default),
         };
+        let grace = seconds(GRACE, DEFAULT_GRACE)?;
+        let grace_open = seconds(GRACE_OPEN, DEFAULT_GRACE_OPEN)?;
         let targets = TargetPolicy::parse(&set(ALLOW_TARGETS).unwrap_or_default())?;
         let bind = match set(BIND) {
             Some(value) => Some(value.parse().map_err(|_| ConfigError::Bind(value))?),
@@ -143,6 +155,7 @@ impl Config {
             secret,
             first_attach: FIRST_ATTACH,
             grace,
+            grace_open,
             targets,
             bind,
             hosts,
@@ -189,6 +202,7 @@ mod tests {
         assert_eq!(config.session.as_str(), "k7x2pq");
         assert_eq!(config.secret.to_string(), DIGEST);
         assert_eq!(config.grace, DEFAULT_GRACE);
+        assert_eq!(config.grace_open, DEFAULT_GRACE_OPEN);
         assert_eq!(config.first_attach, FIRST_ATTACH);
         assert_eq!(config.targets, TargetPolicy::default());
         assert_eq!(config.bind, None);
@@ -199,12 +213,14 @@ mod tests {
     fn every_variable_is_read() {
         let config = parse(&[
             (GRACE, "3"),
+            (GRACE_OPEN, "4"),
             (ALLOW_TARGETS, "127.8.0.0/16"),
             (BIND, "127.8.0.9"),
             (HOSTS, "hosts"),
         ])
         .unwrap();
         assert_eq!(config.grace, Duration::from_secs(3));
+        assert_eq!(config.grace_open, Duration::from_secs(4));
         assert_eq!(config.targets, TargetPolicy::parse("127.8.0.0/16").unwrap());
         assert_eq!(config.bind, Some("127.8.0.9".parse().unwrap()));
         assert_eq!(config.hosts.lookup("web").len(), 1);
@@ -232,6 +248,7 @@ mod tests {
             (SECRET_SHA256, &DIGEST.replace('f', "g")),
             (GRACE, "30s"),
             (GRACE, "-1"),
+            (GRACE_OPEN, "2m"),
             (ALLOW_TARGETS, "web"),
             (BIND, "web"),
         ] {

@@ -5,7 +5,8 @@
 //! ```text
 //!   attach       what exec starts: hands its stdin and stdout over and stays
 //!   attachments  the unix socket: takes them and makes a transport of them
-//!   agent        proves the transport, runs the session over it, decides when all is over (idle, status)
+//!   agent        proves the transport, decides whose session it carries and when all is over (idle, status)
+//!   live         the session that is kept while transports come and go under it
 //!   streams      what the plugin asks for, one task each
 //!   dial         resolve (hosts), ask the policy, connect        forward
 //!   listen       bind, accept, open a stream toward the plugin   reverse
@@ -28,6 +29,7 @@ mod edge;
 pub mod hosts;
 pub mod idle;
 mod listen;
+mod live;
 pub mod log;
 pub mod policy;
 mod resolve;

@@ -1,23 +1,24 @@
 //! Listeners of the reverse direction: what connects to the pod's port becomes a stream toward the plugin.
 //!
 //! A listener lives as long as the stream that asked for it; its connections may outlive it, so that ending an
-//! `expose` cuts nobody off in the middle. Nothing a caller does ends a listener. What happens with a connection
-//! that the plugin does not want is `edge`'s promise: it is reset at once.
+//! `expose` cuts nobody off in the middle. Nothing a caller does ends a listener, and neither does a lost
+//! transport. What happens with a connection that the plugin does not want is `edge`'s promise: it is reset at once.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tunnel_wire::{Open, Refusal, Session, Stream};
+use tunnel_wire::{Open, Refusal, Stream};
 
 use crate::edge::Edge;
-use crate::log::Log;
 use crate::socket_error;
+use crate::streams::Serving;
 
 /// Callers that may wait in the kernel for the accept loop. The kernel's own limit is 4,096.
 const BACKLOG: u32 = 1024;
@@ -38,7 +39,7 @@ pub(crate) struct Binding {
 }
 
 /// Serves one listener until `stream`, which asked for it, has ended, and then its last connections.
-pub(crate) async fn listen(session: &Session, log: &Log, binding: Binding, mut stream: Stream) {
+pub(crate) async fn listen(serving: &Arc<Serving>, binding: Binding, mut stream: Stream) {
     let tcp = match bind(binding.address, binding.port) {
         Ok(tcp) => tcp,
         Err(error) => {
@@ -55,20 +56,20 @@ pub(crate) async fn listen(session: &Session, log: &Log, binding: Binding, mut s
     if stream.accept().await.is_err() {
         return;
     }
-    log.info(
+    serving.log.info(
         "listening",
         &[("listener", &binding.listener), ("address", &address)],
     );
 
     let mut connections = JoinSet::new();
     tokio::select! {
-        never = accept(&tcp, session, log, binding.listener, &mut connections) => match never {},
+        never = accept(&tcp, serving, binding.listener, &mut connections) => match never {},
         () = stream.ended() => {}
     }
     drop(tcp);
     // An answer to the end; when the stream is gone already there is nobody to answer.
     drop(stream.shutdown().await);
-    log.info(
+    serving.log.info(
         "listener closed",
         &[("listener", &binding.listener), ("address", &address)],
     );
@@ -110,8 +111,7 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts for ever: no error of an accept is a reason to stop.
 async fn accept(
     tcp: &TcpListener,
-    session: &Session,
-    log: &Log,
+    serving: &Arc<Serving>,
     listener: u16,
     connections: &mut JoinSet<()>,
 ) -> Infallible {
@@ -124,15 +124,15 @@ async fn accept(
         match accepted {
             Ok((tcp, peer)) => {
                 pause = None;
-                let session = session.clone();
-                connections.spawn(async move { connection(&session, listener, tcp, peer).await });
+                let serving = Arc::clone(serving);
+                connections.spawn(async move { connection(&serving, listener, tcp, peer).await });
             }
             // The caller was gone before it was accepted: nothing to wait for.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 let (first, longest) = ACCEPT_PAUSE;
                 if pause.is_none() {
-                    log.warn(
+                    serving.log.warn(
                         "accept fails, callers wait",
                         &[("listener", &listener), ("error", &socket_error::words(&error))],
                     );
@@ -145,11 +145,11 @@ async fn accept(
     }
 }
 
-async fn connection(session: &Session, listener: u16, tcp: TcpStream, peer: SocketAddr) {
+async fn connection(serving: &Serving, listener: u16, tcp: TcpStream, peer: SocketAddr) {
     // Dropping the connection resets it, whatever is missing: the socket, the session or the program behind it.
     let Ok(edge) = Edge::new(tcp) else { return };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let Ok(stream) = session.open(&Open::Accepted { listener, peer }).await else {
+    let Ok(stream) = serving.session.open(&Open::Accepted { listener, peer }).await else {
         return;
     };
     edge.relay(stream).await;

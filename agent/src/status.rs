@@ -1,4 +1,4 @@
-//! Is anybody attached, since when, and how much goes on? What `tunnel-agent state` prints.
+//! Is a transport there, since when, and how much goes on? What `tunnel-agent state` prints.
 //!
 //! `agent` writes it, the attachments read it for whoever asks over the unix socket. `cleanup` decides from it
 //! whether a session is dead.
@@ -10,9 +10,11 @@ use tunnel_wire::Session;
 /// What is known at one moment.
 #[derive(Debug, Clone)]
 struct State {
-    /// The session of the newest attach, while it is there.
+    /// Whether a transport is there.
+    attached: bool,
+    /// The newest session; it outlives its transports.
     session: Option<Session>,
-    /// When it last changed between attached and not attached.
+    /// When `attached` last changed.
     since: Instant,
 }
 
@@ -32,6 +34,7 @@ impl StatusTx {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             state_tx: watch::Sender::new(State {
+                attached: false,
                 session: None,
                 since: now,
             }),
@@ -44,13 +47,22 @@ impl StatusTx {
         }
     }
 
-    /// A session took over, or the last one ended. A session that replaces another one keeps the time.
-    pub(crate) fn set(&self, session: Option<Session>, now: Instant) {
+    /// A transport of `session` is there. One that replaces another one keeps the time.
+    pub(crate) fn attached(&self, session: &Session, now: Instant) {
         self.state_tx.send_modify(|state| {
-            if state.session.is_some() != session.is_some() {
+            if !state.attached {
                 state.since = now;
             }
-            state.session = session;
+            state.attached = true;
+            state.session = Some(session.clone());
+        });
+    }
+
+    /// The transport ended.
+    pub(crate) fn detached(&self, now: Instant) {
+        self.state_tx.send_modify(|state| {
+            state.attached = false;
+            state.since = now;
         });
     }
 }
@@ -61,7 +73,7 @@ impl Status {
     /// `seconds` is the time since the agent last changed between attached and not attached, in whole seconds.
     pub fn line(&self, now: Instant) -> String {
         let state = self.state_rx.borrow();
-        let attached = state.session.is_some();
+        let attached = state.attached;
         let seconds = now.saturating_duration_since(state.since).as_secs();
         let streams = state.session.as_ref().map_or(0, Session::streams);
         format!(r#"{{"attached":{attached},"seconds":{seconds},"streams":{streams}}}"#)
@@ -91,17 +103,17 @@ mod tests {
             status.line(after(3)),
             r#"{"attached":false,"seconds":3,"streams":0}"#
         );
-        status_tx.set(Some(session()), after(10));
+        status_tx.attached(&session(), after(10));
         assert_eq!(
             status.line(after(12)),
             r#"{"attached":true,"seconds":2,"streams":0}"#
         );
-        status_tx.set(Some(session()), after(20));
+        status_tx.attached(&session(), after(20));
         assert_eq!(
             status.line(after(25)),
             r#"{"attached":true,"seconds":15,"streams":0}"#
         );
-        status_tx.set(None, after(30));
+        status_tx.detached(after(30));
         assert_eq!(
             status.line(after(31)),
             r#"{"attached":false,"seconds":1,"streams":0}"#

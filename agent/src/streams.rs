@@ -1,9 +1,10 @@
 //! The streams of one session: what the plugin asks for, one task each.
 //!
 //! It owns the tasks; when the session is over they are dropped, and every connection they hold is reset with
-//! them. It knows nothing of transports: a session may outlive one.
+//! them. It does not care about transports: they come and go under the session's link.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 use tunnel_wire::session::Accepted;
@@ -14,15 +15,58 @@ use crate::dial::dial;
 use crate::listen::{Binding, listen};
 use crate::log::Log;
 
+/// What the streams of one session share.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) config: Arc<Config>,
+    pub(crate) log: Log,
+    pub(crate) session: Session,
+    /// Streams that stand for a listener.
+    listeners: AtomicUsize,
+}
+
+impl Serving {
+    pub(crate) fn new(config: Arc<Config>, log: Log, session: Session) -> Self {
+        Self {
+            config,
+            log,
+            session,
+            listeners: AtomicUsize::new(0),
+        }
+    }
+
+    /// Connections of people's programs at this moment: the streams without those that stand for a listener.
+    pub(crate) fn connections(&self) -> usize {
+        let listeners = self.listeners.load(Ordering::Relaxed);
+        self.session.streams().saturating_sub(listeners)
+    }
+}
+
+/// One listener, counted until dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(listeners: &'a AtomicUsize) -> Self {
+        listeners.fetch_add(1, Ordering::Relaxed);
+        Self(listeners)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves the streams that the plugin opens until the session is over.
-pub(crate) async fn serve(config: Arc<Config>, log: Log, session: Session, mut incoming: Incoming) {
+pub(crate) async fn serve(serving: Arc<Serving>, mut incoming: Incoming) {
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             accepted = incoming.accept() => match accepted {
                 Some(accepted) => {
-                    let (config, log, session) = (Arc::clone(&config), log.clone(), session.clone());
-                    tasks.spawn(async move { stream(&config, &log, &session, accepted).await });
+                    let serving = Arc::clone(&serving);
+                    tasks.spawn(async move { stream(&serving, accepted).await });
                 }
                 None => break,
             },
@@ -31,22 +75,18 @@ pub(crate) async fn serve(config: Arc<Config>, log: Log, session: Session, mut i
     }
 }
 
-async fn stream(config: &Config, log: &Log, session: &Session, accepted: Accepted) {
+async fn stream(serving: &Arc<Serving>, accepted: Accepted) {
     let Accepted { open, stream } = accepted;
     match open {
-        Open::Dial { host, port } => dial_and_relay(config, &host, port, stream).await,
+        Open::Dial { host, port } => dial_and_relay(&serving.config, &host, port, stream).await,
         Open::Listen { listener, port } => {
-            listen(
-                session,
-                log,
-                Binding {
-                    listener,
-                    address: config.bind,
-                    port,
-                },
-                stream,
-            )
-            .await;
+            let _counted = Counted::new(&serving.listeners);
+            let binding = Binding {
+                listener,
+                address: serving.config.bind,
+                port,
+            };
+            listen(serving, binding, stream).await;
         }
         Open::Accepted { .. } => {
             let detail = "only an agent accepts connections for the other end";

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 use tunnel_agent::config::{GRACE, SOCKET};
 use tunnel_wire::Open;
+use tunnel_wire::link::TransportEnd;
 
 use crate::support::{Plugin, connect, environment, soon, upstream};
 
@@ -82,11 +83,16 @@ struct Exec {
 
 impl Exec {
     async fn plugin(&mut self) -> Plugin {
-        let (reader, writer) = (
+        let (reader, writer) = self.pipes();
+        soon("the hello", connect(reader, writer)).await.unwrap()
+    }
+
+    /// What the plugin reads and writes.
+    fn pipes(&mut self) -> (ChildStdout, ChildStdin) {
+        (
             self.child.stdout.take().unwrap(),
             self.child.stdin.take().unwrap(),
-        );
-        soon("the hello", connect(reader, writer)).await.unwrap()
+        )
     }
 
     async fn line(&mut self, text: &str) -> String {
@@ -197,6 +203,45 @@ async fn an_attach_that_is_killed_ends_its_transport() {
 }
 
 #[tokio::test]
+async fn a_connection_outlives_the_attach_that_carried_it() {
+    let place = Place::new("resume");
+    let serve = place.serve();
+    let mut first = place.exec();
+    let mut plugin = first.plugin().await;
+    let (listener, port) = upstream().await;
+    let mut stream = plugin.dial("127.0.0.1", port).await.unwrap();
+    let (mut upstream, _) = soon("the dial", listener.accept()).await.unwrap();
+
+    send(Signal::KILL, &first.child);
+    let end = plugin.ended().await;
+    assert!(!end.is_final(), "{end}");
+    let state = place.state().await;
+    assert!(
+        state.starts_with(r#"{"attached":false,"#) && state.ends_with("\"streams\":1}\n"),
+        "{state}"
+    );
+    let (asked, answered) = (b"who is there", b"still me");
+    stream.write_all(asked).await.unwrap();
+    upstream.write_all(answered).await.unwrap();
+
+    let mut second = place.exec();
+    let (reader, writer) = second.pipes();
+    plugin.resume_with(reader, writer).await.unwrap();
+    second.line("resumed").await;
+    let mut bytes = [0; 12];
+    soon("the question", upstream.read_exact(&mut bytes))
+        .await
+        .unwrap();
+    assert_eq!(&bytes, asked);
+    soon("the answer", stream.read_exact(&mut bytes[..8]))
+        .await
+        .unwrap();
+    assert_eq!(&bytes[..8], answered);
+    plugin.link.goodbye();
+    assert_eq!(output(serve).await.0.code(), Some(0));
+}
+
+#[tokio::test]
 async fn nobody_attached_is_status_0_as_well() {
     let place = Place::new("nobody");
     let start = Instant::now();
@@ -211,7 +256,7 @@ async fn nobody_attached_is_status_0_as_well() {
 }
 
 #[tokio::test]
-async fn a_newer_attach_replaces_the_older_one() {
+async fn a_newer_plugin_takes_the_session_over() {
     let place = Place::new("newer");
     let serve = place.serve();
     let mut older = place.exec();
@@ -227,9 +272,10 @@ async fn a_newer_attach_replaces_the_older_one() {
 
     let mut newer = place.exec();
     let plugin = newer.plugin().await;
-    older.line("replaced by a newer attach").await;
+    older.line("taken over by another plugin").await;
     assert_eq!(older.status().await.code(), Some(0));
-    evicted.ended().await;
+    let end = evicted.ended().await;
+    assert!(matches!(end, TransportEnd::Evicted), "{end}");
     soon("the stream's end", stream.read(&mut [0])).await.unwrap_err();
     plugin.link.goodbye();
     assert_eq!(output(serve).await.0.code(), Some(0));

@@ -9,11 +9,7 @@ use tunnel_agent::config::{FIRST_ATTACH, GRACE};
 use tunnel_wire::hello::{HELLO_TIMEOUT, Hello, HelloError, Secret, Verdict};
 use tunnel_wire::link::TransportEnd;
 
-use crate::support::{InProcess, SESSION, config, line, secret};
-
-fn hello() -> Hello {
-    Hello::plugin(SESSION.parse().unwrap(), secret(), 1, 1, 0)
-}
+use crate::support::{InProcess, SESSION, config, hello, line};
 
 fn is_about(elapsed: Duration, expected: Duration) -> bool {
     (expected..expected + Duration::from_millis(100)).contains(&elapsed)
@@ -48,7 +44,7 @@ async fn agent_exits_a_grace_period_after_the_last_one_left() {
     tokio::time::sleep(FIRST_ATTACH * 10).await;
     let left = Instant::now();
     drop(plugin);
-    assert_eq!(agent.exit().await, Exit::GraceOver);
+    assert_eq!(agent.exit().await, Exit::GraceOver { open: false });
     assert!(
         is_about(left.elapsed(), Duration::from_secs(7)),
         "{:?}",
@@ -105,35 +101,13 @@ async fn a_shutdown_does_not_wait_for_a_plugin_that_is_frozen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_attach_replaces_the_older_one_once_it_is_proven() {
-    let mut agent = InProcess::start(config(&[]));
-    let mut older = agent.attach().await;
-    let mut newer = agent.transport().await;
-    // Nothing has been proven yet: the older one is still served.
-    older
-        .dial("169.254.0.1", 80)
-        .await
-        .unwrap_err()
-        .refusal()
-        .expect("an answer");
-    newer.hello(&hello()).await.unwrap();
-    older.line("replaced by a newer attach").await;
-    let end = older.ended().await;
-    assert!(matches!(end, TransportEnd::Ended), "{end}");
-    let newest = agent.attach().await;
-    line(&mut newer.lines, "replaced by a newer attach").await;
-    newest.link.goodbye();
-    assert_eq!(agent.exit().await, Exit::Goodbye);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_transport_that_is_gone_counts_as_left() {
     let mut agent = InProcess::start(config(&[(GRACE, "7")]));
     let mut transport = agent.transport().await;
     transport.hello(&hello()).await.unwrap();
     let left = Instant::now();
     transport.gone.cancel();
-    assert_eq!(agent.exit().await, Exit::GraceOver);
+    assert_eq!(agent.exit().await, Exit::GraceOver { open: false });
     assert!(
         is_about(left.elapsed(), Duration::from_secs(7)),
         "{:?}",
@@ -147,7 +121,7 @@ async fn silent_peer_is_declared_dead_in_time() {
     let mut transport = agent.transport().await;
     transport.hello(&hello()).await.unwrap();
     let start = Instant::now();
-    assert_eq!(agent.exit().await, Exit::GraceOver);
+    assert_eq!(agent.exit().await, Exit::GraceOver { open: false });
     assert!(
         is_about(start.elapsed(), Duration::from_secs(15 + 7)),
         "{:?}",
@@ -165,7 +139,7 @@ async fn whoever_is_refused_is_told_why() {
     let mut thief = hello();
     thief.secret = Secret::new([8; 32]);
     for (hello, verdict, reason) in [
-        (newer, Verdict::Version, "wire version 2 at the other end, 1 here"),
+        (newer, Verdict::Version, "wire version 3 at the other end, 2 here"),
         (stranger, Verdict::Session, "belongs to another session"),
         (thief, Verdict::Secret, "the secret is not this session's"),
     ] {

@@ -4,6 +4,9 @@
 
 mod binary;
 mod forward;
+mod grace;
 mod lifecycle;
+mod resume;
 mod reverse;
 mod support;
+mod takeover;

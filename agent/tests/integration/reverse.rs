@@ -81,14 +81,14 @@ async fn a_caller_that_is_not_wanted_is_reset_and_the_next_one_works() {
 #[tokio::test]
 async fn callers_are_reset_when_the_session_is_lost() {
     let address = address();
-    let (_agent, mut plugin, _listener) = listening(address).await;
+    let (agent, mut plugin, _listener) = listening(address).await;
     let mut caller = caller(address).await;
     let (_, _, mut stream) = plugin.accepted().await;
     stream.accept().await.unwrap();
     stream.write_all(b"half a rep").await.unwrap();
     let mut start = [0; 10];
     soon("the start", caller.read_exact(&mut start)).await.unwrap();
-    drop(plugin);
+    let _other = agent.attach().await;
     let error = soon("the reset", caller.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
