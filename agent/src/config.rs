@@ -22,6 +22,8 @@ pub const SECRET_SHA256: &str = "TUNNEL_SECRET_SHA256";
 pub const GRACE: &str = "TUNNEL_GRACE";
 /// Seconds the agent outlives its last transport for the connections that were open, decimal.
 pub const GRACE_OPEN: &str = "TUNNEL_GRACE_OPEN";
+/// Seconds a connection to an exposed port waits for a transport, decimal.
+pub const HOLD: &str = "TUNNEL_HOLD";
 /// Addresses and ranges that may be dialled although they are loopback, link-local and the like.
 pub const ALLOW_TARGETS: &str = "TUNNEL_ALLOW_TARGETS";
 /// Path of the unix socket between `serve` and `attach`.
@@ -42,6 +44,10 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// person who waits for a network to come back has more to lose then.
 pub const DEFAULT_GRACE_OPEN: Duration = Duration::from_secs(120);
 
+/// How long a connection to an exposed port waits for a transport, unless told otherwise: as long as the plugin
+/// holds its own while it reconnects.
+pub const DEFAULT_HOLD: Duration = Duration::from_secs(10);
+
 /// How long the agent waits for its first attach. The plugin attaches within a second of the container's
 /// start, so after this the plugin has died on the way.
 pub const FIRST_ATTACH: Duration = Duration::from_secs(20);
@@ -59,6 +65,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long the agent waits after its last transport ended with connections open.
     pub grace_open: Duration,
+    /// How long a connection to an exposed port waits for a transport before it is reset.
+    pub hold: Duration,
     /// Which addresses may be dialled.
     pub targets: TargetPolicy,
     /// The address that listeners bind and upstreams are dialled from; none means any.
@@ -137,6 +145,7 @@ impl Config {
         };
         let grace = seconds(GRACE, DEFAULT_GRACE)?;
         let grace_open = seconds(GRACE_OPEN, DEFAULT_GRACE_OPEN)?;
+        let hold = seconds(HOLD, DEFAULT_HOLD)?;
         let targets = TargetPolicy::parse(&set(ALLOW_TARGETS).unwrap_or_default())?;
         let bind = match set(BIND) {
             Some(value) => Some(value.parse().map_err(|_| ConfigError::Bind(value))?),
@@ -156,6 +165,7 @@ impl Config {
             first_attach: FIRST_ATTACH,
             grace,
             grace_open,
+            hold,
             targets,
             bind,
             hosts,
@@ -203,6 +213,7 @@ mod tests {
         assert_eq!(config.secret.to_string(), DIGEST);
         assert_eq!(config.grace, DEFAULT_GRACE);
         assert_eq!(config.grace_open, DEFAULT_GRACE_OPEN);
+        assert_eq!(config.hold, DEFAULT_HOLD);
         assert_eq!(config.first_attach, FIRST_ATTACH);
         assert_eq!(config.targets, TargetPolicy::default());
         assert_eq!(config.bind, None);
@@ -214,6 +225,7 @@ mod tests {
         let config = parse(&[
             (GRACE, "3"),
             (GRACE_OPEN, "4"),
+            (HOLD, "0"),
             (ALLOW_TARGETS, "127.8.0.0/16"),
             (BIND, "127.8.0.9"),
             (HOSTS, "hosts"),
@@ -221,6 +233,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.grace, Duration::from_secs(3));
         assert_eq!(config.grace_open, Duration::from_secs(4));
+        assert_eq!(config.hold, Duration::ZERO);
         assert_eq!(config.targets, TargetPolicy::parse("127.8.0.0/16").unwrap());
         assert_eq!(config.bind, Some("127.8.0.9".parse().unwrap()));
         assert_eq!(config.hosts.lookup("web").len(), 1);
@@ -249,6 +262,7 @@ mod tests {
             (GRACE, "30s"),
             (GRACE, "-1"),
             (GRACE_OPEN, "2m"),
+            (HOLD, "0.5"),
             (ALLOW_TARGETS, "web"),
             (BIND, "web"),
         ] {

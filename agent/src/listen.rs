@@ -2,7 +2,8 @@
 //!
 //! A listener lives as long as the stream that asked for it; its connections may outlive it, so that ending an
 //! `expose` cuts nobody off in the middle. Nothing a caller does ends a listener, and neither does a lost
-//! transport. What happens with a connection that the plugin does not want is `edge`'s promise: it is reset at once.
+//! transport: who calls meanwhile is held for a while, then reset. What happens with a connection that the plugin
+//! does not want is `edge`'s promise: it is reset at once.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tunnel_wire::link::Health;
 use tunnel_wire::{Open, Refusal, Stream};
 
 use crate::edge::Edge;
@@ -148,11 +150,31 @@ async fn accept(
 async fn connection(serving: &Serving, listener: u16, tcp: TcpStream, peer: SocketAddr) {
     // Dropping the connection resets it, whatever is missing: the socket, the session or the program behind it.
     let Ok(edge) = Edge::new(tcp) else { return };
+    if !hold(serving, &edge).await {
+        return;
+    }
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let Ok(stream) = serving.session.open(&Open::Accepted { listener, peer }).await else {
         return;
     };
     edge.relay(stream).await;
+}
+
+/// Waits while there is no transport, and tells whether there is one now. A transport that is merely slow is no
+/// reason to wait here: the link keeps what it does not take.
+async fn hold(serving: &Serving, edge: &Edge) -> bool {
+    let mut health_rx = serving.link.health();
+    if *health_rx.borrow() != Health::Detached {
+        return true;
+    }
+    let Ok(_permit) = serving.holds.try_acquire() else {
+        return false;
+    };
+    tokio::select! {
+        health = health_rx.wait_for(|health| *health != Health::Detached) => health.is_ok(),
+        () = edge.left() => false,
+        () = tokio::time::sleep(serving.config.hold) => false,
+    }
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ impl LiveSession {
     pub(crate) fn start(config: &Arc<Config>, log: &Log, proven: Proven) -> Self {
         let (link, io) = link::channel();
         let (session, incoming, driver) = session::start(End::Agent, link.clone(), io);
-        let serving = Serving::new(Arc::clone(config), log.clone(), session);
+        let serving = Serving::new(Arc::clone(config), log.clone(), session, link.clone());
         let serving = Arc::new(serving);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run());

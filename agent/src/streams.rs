@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tunnel_wire::session::Accepted;
+use tunnel_wire::link::LinkHandle;
+use tunnel_wire::session::{Accepted, MAX_STREAMS};
 use tunnel_wire::{Incoming, Open, Refusal, RefusalCode, Session, Stream};
 
 use crate::config::Config;
@@ -21,16 +23,21 @@ pub(crate) struct Serving {
     pub(crate) config: Arc<Config>,
     pub(crate) log: Log,
     pub(crate) session: Session,
+    pub(crate) link: LinkHandle,
+    /// Callers that may wait for a transport: no more than the session could carry afterwards.
+    pub(crate) holds: Semaphore,
     /// Streams that stand for a listener.
     listeners: AtomicUsize,
 }
 
 impl Serving {
-    pub(crate) fn new(config: Arc<Config>, log: Log, session: Session) -> Self {
+    pub(crate) fn new(config: Arc<Config>, log: Log, session: Session, link: LinkHandle) -> Self {
         Self {
             config,
             log,
             session,
+            link,
+            holds: Semaphore::new(MAX_STREAMS),
             listeners: AtomicUsize::new(0),
         }
     }

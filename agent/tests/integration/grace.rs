@@ -1,13 +1,14 @@
-//! How long the agent stays without a transport.
+//! Without a transport: how long the agent stays, and what callers of exposed ports get meanwhile.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tunnel_agent::Exit;
-use tunnel_agent::config::{BIND, GRACE, GRACE_OPEN};
+use tunnel_agent::config::{BIND, GRACE, GRACE_OPEN, HOLD};
 use tunnel_wire::{Open, Stream};
 
 use crate::support::{InProcess, Plugin, address, config, soon, upstream};
@@ -61,4 +62,42 @@ async fn a_listener_is_no_connection() {
     assert_eq!(agent.exit().await, Exit::GraceOver { open: false });
     let stayed = left.elapsed();
     assert!((6..8).contains(&stayed.as_secs()), "{stayed:?}");
+}
+
+#[tokio::test]
+async fn a_caller_is_held_and_then_reset() {
+    let address = address();
+    let (_agent, _plugin, _listener) = detached(address, &[(HOLD, "1")]).await;
+    let start = Instant::now();
+    let mut caller = TcpStream::connect((address, PORT)).await.unwrap();
+    let error = soon("the reset", caller.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn callers_that_waited_are_served_and_those_that_left_are_not() {
+    let address = address();
+    let (agent, mut plugin, _listener) = detached(address, &[]).await;
+    drop(TcpStream::connect((address, PORT)).await.unwrap());
+    let mut caller = TcpStream::connect((address, PORT)).await.unwrap();
+    caller.write_all(b"request").await.unwrap();
+    caller.shutdown().await.unwrap();
+
+    plugin.resume(&agent).await.unwrap();
+    let (_, peer, mut stream) = plugin.accepted().await;
+    assert_eq!(peer, caller.local_addr().unwrap());
+    stream.accept().await.unwrap();
+    let mut request = String::new();
+    soon("the request", stream.read_to_string(&mut request))
+        .await
+        .unwrap();
+    assert_eq!(request, "request");
+    stream.write_all(b"reply").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut reply = String::new();
+    soon("the reply", caller.read_to_string(&mut reply))
+        .await
+        .unwrap();
+    assert_eq!(reply, "reply");
 }
