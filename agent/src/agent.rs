@@ -206,7 +206,10 @@ impl Agent {
             }
             live => {
                 let known = live.as_ref().is_some_and(|live| live.id() == hello.link);
-                if known || state.over.contains(&hello.link) || hello.received > 0 {
+                let stranger = hello.received > 0;
+                if state.over.contains(&hello.link) || (stranger && !known && live.is_some()) {
+                    self.turn_away(state, Verdict::Replaced, proven);
+                } else if known || stranger {
                     self.turn_away(state, Verdict::Over, proven);
                 } else {
                     self.begin(state, proven);

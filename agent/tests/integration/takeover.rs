@@ -69,7 +69,7 @@ async fn an_evicted_plugin_cannot_come_back() {
     // Like a plugin that is new, it has not received a byte.
     older.transport += 1;
     let error = agent.transport().await.hello(&older).await.unwrap_err();
-    assert!(matches!(error, HelloError::Refused(Verdict::Over)), "{error}");
+    assert!(matches!(error, HelloError::Refused(Verdict::Replaced)), "{error}");
     newer.link.goodbye();
     assert_eq!(agent.exit().await, Exit::Goodbye);
 }

@@ -8,7 +8,7 @@
 //!   4  wire version u16
 //!   6  length u16 of all that follows, checksum included
 //!   8  sender u8: 1 plugin, 2 agent
-//!   9  verdict u8: 0 accepted, 1 version, 2 secret, 3 session, 4 stale, 5 over (a plugin sends 0)
+//!   9  verdict u8: 0 accepted, 1 version, 2 secret, 3 session, 4 stale, 5 over, 6 replaced (a plugin sends 0)
 //!  10  session id, 16 bytes, padded with NUL
 //!  26  secret, 32 bytes (an agent sends zeros)
 //!  58  link u64: chosen at random by the plugin for each link; an agent repeats it
@@ -66,6 +66,8 @@ pub enum Verdict {
     Stale = 4,
     /// The link is closed at the agent: its streams are gone, there is nothing to resume.
     Over = 5,
+    /// Another plugin has taken the agent over: its link is not this one.
+    Replaced = 6,
 }
 
 /// One hello, sent or received.
@@ -122,6 +124,7 @@ pub enum HelloError {
         Verdict::Version => "the agent speaks another wire version",
         Verdict::Stale => "the agent has a newer connection of this session already",
         Verdict::Over => "the agent has ended this session",
+        Verdict::Replaced => "another process has taken this session over",
         Verdict::Accepted => "the agent accepted and refused at once",
     })]
     Refused(Verdict),
@@ -241,6 +244,7 @@ impl Hello {
             3 => Verdict::Session,
             4 => Verdict::Stale,
             5 => Verdict::Over,
+            6 => Verdict::Replaced,
             _ => return Err(HelloError::Altered("verdict")),
         };
         let mut id = [0; ID_LENGTH];
@@ -326,10 +330,12 @@ pub async fn connect(
             Err(HelloError::Altered("link"))
         }
         Verdict::Accepted => Ok(answer),
-        refused
-        @ (Verdict::Version | Verdict::Secret | Verdict::Session | Verdict::Stale | Verdict::Over) => {
-            Err(HelloError::Refused(refused))
-        }
+        refused @ (Verdict::Version
+        | Verdict::Secret
+        | Verdict::Session
+        | Verdict::Stale
+        | Verdict::Over
+        | Verdict::Replaced) => Err(HelloError::Refused(refused)),
     }
 }
 
@@ -354,7 +360,8 @@ pub async fn accept(
                 | Verdict::Secret
                 | Verdict::Session
                 | Verdict::Stale
-                | Verdict::Over) => (verdict, HelloError::Refused(verdict)),
+                | Verdict::Over
+                | Verdict::Replaced) => (verdict, HelloError::Refused(verdict)),
             },
             Ok(_) => return Err(HelloError::Altered("sender")),
             Err(failure @ HelloError::Version { .. }) => (Verdict::Version, failure),

@@ -264,6 +264,17 @@ impl Link {
         self.liveness.rtt()
     }
 
+    /// When a byte arrived last, or the transport began.
+    #[must_use]
+    pub fn heard(&self) -> Instant {
+        self.liveness.heard()
+    }
+
+    /// Makes the next [`Link::on_tick`] ask for a sign of life.
+    pub fn ask(&mut self) {
+        self.liveness.ask();
+    }
+
     /// How far both directions have come.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -178,6 +178,12 @@ impl Session {
         self.shared.streams.load(Ordering::Relaxed)
     }
 
+    /// Whether both are handles of one session.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared.streams, &other.shared.streams)
+    }
+
     /// Resolves when the session is over; [`LinkHandle::closed`] tells why.
     pub async fn closed(&self) {
         let mut closed_rx = self.closed_rx.clone();

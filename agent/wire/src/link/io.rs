@@ -274,6 +274,18 @@ impl LinkHandle {
         self.shared.lock().link.progress()
     }
 
+    /// When a byte arrived last, or the transport began.
+    #[must_use]
+    pub fn heard(&self) -> Instant {
+        self.shared.lock().link.heard()
+    }
+
+    /// Asks the other end for a sign of life at once.
+    pub fn ask(&self) {
+        self.shared.lock().link.ask();
+        self.shared.sooner.notify_one();
+    }
+
     /// How the transport is, from now on.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {

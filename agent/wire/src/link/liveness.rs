@@ -57,6 +57,16 @@ impl Liveness {
         self.awaiting = None;
     }
 
+    /// When a byte arrived last, or the transport began.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// The next ping is due at once.
+    pub(super) fn ask(&mut self) {
+        self.pinged = None;
+    }
+
     pub(super) fn on_heard(&mut self, now: Instant) {
         self.heard = now;
     }
