@@ -42,12 +42,15 @@ impl Footprint {
         }
     }
 
-    /// The footprint of a session that another process started, known by its Job. It counts as one
+    /// The footprint of a session that another process started, known by its Jobs. It counts as one
     /// with a Service, since looking for one costs little.
-    pub(super) fn of_job(namespace: &str, session: SessionId, job_name: &str, job_uid: &str) -> Self {
+    pub(super) fn of_jobs(
+        namespace: &str,
+        session: SessionId,
+        jobs: impl IntoIterator<Item = JobTrace>,
+    ) -> Self {
         let footprint = Self::new(namespace, session, false);
-        footprint.job_requested(job_name);
-        footprint.job_created(job_name, job_uid);
+        footprint.lock().jobs.extend(jobs);
         footprint.service_requested("");
         footprint
     }

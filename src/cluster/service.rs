@@ -29,7 +29,7 @@ use super::{
     identity::Identity,
     names::{
         ANNOTATION_USER, APP_NAME, FIELD_MANAGER, LABEL_GENERATION, LABEL_INSTANCE, LABEL_MANAGED_BY,
-        LABEL_NAME, LABEL_USER, SessionId,
+        LABEL_NAME, LABEL_USER, SessionId, managed_selector,
     },
     sweep::{self, AskAgent, Liveness},
 };
@@ -100,29 +100,24 @@ pub async fn claim(
     if present.labels().get(LABEL_USER) != Some(&identity.label) {
         return Err(taken(name, &session, present));
     }
-    let owner = present
-        .owner_references()
-        .iter()
-        .find(|owner| owner.kind == "Job");
-    if let Some(owner) = owner {
-        let jobs: Api<Job> = Api::namespaced(server.client(), namespace);
-        match server.request(("get", "jobs"), jobs.get(&owner.name)).await {
-            Ok(job) if job.metadata.uid.as_ref() == Some(&owner.uid) => {
-                let pods: Api<Pod> = Api::namespaced(server.client(), namespace);
-                let params = ListParams::default().labels(&format!("{LABEL_INSTANCE}={session}"));
-                let pods = server.request(("list", "pods"), pods.list(&params)).await?;
-                match sweep::liveness(server, namespace, &job, &pods.items, ask).await {
-                    Liveness::Dead(_) => {}
-                    Liveness::Alive | Liveness::Unknown(_) => return Err(taken(name, &session, present)),
-                }
-                let deadline = Instant::now() + REMOVAL_WAIT;
-                end::delete_by_uid(server, namespace, &owner.name, &owner.uid, deadline).await?;
+    // Its owner alone does not tell: the session may be about to hand it over to its next Job.
+    let params = ListParams::default().labels(&format!("{},{LABEL_INSTANCE}={session}", managed_selector()));
+    let jobs: Api<Job> = Api::namespaced(server.client(), namespace);
+    let jobs = server.request(("list", "jobs"), jobs.list(&params)).await?.items;
+    if !jobs.is_empty() {
+        let pods: Api<Pod> = Api::namespaced(server.client(), namespace);
+        let pods = server.request(("list", "pods"), pods.list(&params)).await?;
+        for job in &jobs {
+            match sweep::liveness(server, namespace, job, &pods.items, ask).await {
+                Liveness::Dead(_) => {}
+                Liveness::Alive | Liveness::Unknown(_) => return Err(taken(name, &session, present)),
             }
-            // Its owner is gone: the garbage collector is about to take it.
-            Ok(_) => {}
-            Err(error) if is_not_found(&error) => {}
-            Err(error) => return Err(error.into()),
         }
+    }
+    for job in jobs {
+        let deadline = Instant::now() + REMOVAL_WAIT;
+        let uid = job.uid().unwrap_or_default();
+        end::delete_by_uid(server, namespace, &job.name_any(), &uid, deadline).await?;
     }
     remove(server, namespace, name, present, session).await
 }

@@ -3,10 +3,10 @@
 //! Nearly nothing is ever left: agents end themselves, leases end Jobs. This is for a cluster that
 //! was away meanwhile, and for a Service name that is wanted at once. A session is dead when its Job
 //! has finished, when it has no pod and its start is over, or when its agent says that nobody is
-//! attached. What cannot be decided is reported and kept unless forced. Only the user's own
+//! attached; one that has several, since its agent was lost, when all of them are. What cannot be decided is reported and kept unless forced. Only the user's own
 //! sessions are looked at. Called by `cleanup` and, for one Service name, by `service`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
@@ -19,12 +19,12 @@ use super::{
     api_error::ApiError,
     client::ApiServer,
     end::{self, END_WAIT, Ending},
-    footprint::Footprint,
+    footprint::{Footprint, JobTrace},
     identity::Identity,
     lease::START_LEASE,
     names::{
-        AGENT_CONTAINER, ANNOTATION_COMMAND, LABEL_INSTANCE, LABEL_USER, ObjectRef, SessionId,
-        managed_selector,
+        AGENT_CONTAINER, ANNOTATION_COMMAND, LABEL_GENERATION, LABEL_INSTANCE, LABEL_USER, ObjectRef,
+        SessionId, managed_selector,
     },
     wait,
 };
@@ -94,11 +94,15 @@ pub enum DeadReason {
 pub struct Found {
     pub namespace: String,
     pub session: String,
+    /// Of its newest Job.
+    pub generation: u32,
     pub job_name: String,
     pub job_uid: String,
+    /// The Jobs of its agents before, where they have not gone yet.
+    pub older: Vec<JobTrace>,
     /// The command that started it, for people.
     pub command: Option<String>,
-    /// Since its Job was created.
+    /// Since its first Job that is still there was created.
     pub age: Duration,
     pub liveness: Liveness,
 }
@@ -211,7 +215,7 @@ pub async fn find(
         }
     };
     let now = server.server_now().unwrap_or_else(Timestamp::now);
-    let mut found: Vec<Found> = stream::iter(jobs)
+    let found: Vec<Found> = stream::iter(jobs)
         .map(|job| {
             let pods = &pods;
             async move { describe(server, &job, pods, now, ask).await }
@@ -220,8 +224,42 @@ pub async fn find(
         .filter_map(std::future::ready)
         .collect()
         .await;
-    found.sort_by_key(|found| std::cmp::Reverse(found.age));
-    Ok(found)
+    let mut sessions = by_session(found);
+    sessions.sort_by_key(|found| std::cmp::Reverse(found.age));
+    Ok(sessions)
+}
+
+/// Joins the Jobs of each session. It lives while one of them does.
+fn by_session(mut jobs: Vec<Found>) -> Vec<Found> {
+    jobs.sort_by_key(|job| job.generation);
+    let mut sessions: BTreeMap<(String, String), Found> = BTreeMap::new();
+    for mut newer in jobs {
+        let key = (newer.namespace.clone(), newer.session.clone());
+        if let Some(before) = sessions.remove(&key) {
+            newer.age = newer.age.max(before.age);
+            if before.liveness.rank() > newer.liveness.rank() {
+                newer.liveness = before.liveness;
+            }
+            newer.older = before.older;
+            newer.older.push(JobTrace {
+                name: before.job_name,
+                uid: Some(before.job_uid),
+            });
+        }
+        sessions.insert(key, newer);
+    }
+    sessions.into_values().collect()
+}
+
+impl Liveness {
+    /// Which of two Jobs' decides about their session.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Dead(_) => 0,
+            Self::Unknown(_) => 1,
+            Self::Alive => 2,
+        }
+    }
 }
 
 /// Whether the session of `job` lives; `pods` may hold those of others.
@@ -243,12 +281,17 @@ pub(super) async fn liveness(
     }
 }
 
-/// Deletes one session's Job by UID and waits until all of it is gone.
+/// Deletes one session's Jobs by UID and waits until all of it is gone.
 pub async fn remove(server: &ApiServer, found: &Found) -> Ending {
     let session = found.session.parse::<SessionId>();
     match session {
         Ok(session) => {
-            let footprint = Footprint::of_job(&found.namespace, session, &found.job_name, &found.job_uid);
+            let newest = JobTrace {
+                name: found.job_name.clone(),
+                uid: Some(found.job_uid.clone()),
+            };
+            let jobs = found.older.iter().cloned().chain([newest]);
+            let footprint = Footprint::of_jobs(&found.namespace, session, jobs);
             end::end(server, &footprint, END_WAIT).await
         }
         // Found by our labels, so only a hand-made object gets here: it is not ours to delete.
@@ -270,6 +313,12 @@ async fn describe(
     let namespace = job.namespace()?;
     Some(Found {
         session: job.labels().get(LABEL_INSTANCE)?.clone(),
+        generation: job
+            .labels()
+            .get(LABEL_GENERATION)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1),
+        older: Vec::new(),
         job_name: job.name_any(),
         job_uid: job.uid()?,
         command: job.annotations().get(ANNOTATION_COMMAND).cloned(),

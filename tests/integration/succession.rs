@@ -14,11 +14,13 @@ use kubectl_tunnel::cluster::client::{Access, ApiServer};
 use kubectl_tunnel::cluster::end::{self, END_WAIT};
 use kubectl_tunnel::cluster::env::Env;
 use kubectl_tunnel::cluster::footprint::Footprint;
+use kubectl_tunnel::cluster::identity::identify;
 use kubectl_tunnel::cluster::kubeconfig::Overrides;
 use kubectl_tunnel::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use kubectl_tunnel::cluster::names::SessionId;
 use kubectl_tunnel::cluster::options::{AgentOptions, AgentSource, ImagePullPolicy, Mesh, Resources};
 use kubectl_tunnel::cluster::start::{self, StartError, StartRequest};
+use kubectl_tunnel::cluster::sweep::{self, AgentState, AskAgent, Scope, SweepOptions};
 use kubectl_tunnel::cluster::watch::{self, AgentEnd};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -304,4 +306,47 @@ async fn a_service_of_somebody_else_is_not_touched() {
     );
     assert_eq!(cluster.service()["spec"]["selector"], Value::Null);
     cluster.end().await;
+}
+
+/// `--keep` leaves the Job of the lost agent beside its successor's.
+#[tokio::test]
+async fn a_sweep_takes_the_jobs_of_a_session_together() {
+    let mut cluster = Cluster::start().await;
+    cluster.footprint = Footprint::new("dev", SessionId::random(), true);
+    let first = cluster.first().await;
+    cluster.delete_pod(&first).await;
+    cluster.fate(&first).await;
+    let second = cluster.next(&first).await.unwrap();
+    assert_eq!(cluster.jobs().len(), 2);
+    cluster.assert_leads_to(&second);
+    let runs = |all: &[(Key, Arc<Value>)]| {
+        let mut pods = all.iter().filter(|(key, _)| key.name == second.pod_name);
+        pods.any(|(_, pod)| pod["status"]["containerStatuses"][0]["state"]["running"].is_object())
+    };
+    cluster.stage.until("a running agent", runs).await;
+
+    let identity = identify(&cluster.server).await.unwrap();
+    let options = SweepOptions {
+        scope: Scope::Namespace,
+        dry_run: false,
+        force: false,
+    };
+    let sweep = async |attached| {
+        let seconds = 60;
+        let state = AgentState {
+            attached,
+            seconds,
+            streams: 0,
+        };
+        let ask: AskAgent = Arc::new(move |_| Box::pin(async move { Ok(state) }));
+        sweep::sweep(&cluster.server, &identity, options, &ask)
+            .await
+            .unwrap()
+    };
+    let report = sweep(true).await;
+    assert_eq!((report.kept.len(), report.removed.len()), (1, 0), "{report:?}");
+    assert_eq!(cluster.jobs().len(), 2, "a living session is left alone");
+    let report = sweep(false).await;
+    assert_eq!((report.kept.len(), report.removed.len()), (0, 1), "{report:?}");
+    cluster.stage.until_nothing_is_left().await;
 }

@@ -118,3 +118,40 @@ fn its_answer_decides() {
     ));
     assert!(AgentState::parse("not json").is_err());
 }
+
+fn found(session: &str, generation: u32, age: u64, liveness: Liveness) -> Found {
+    Found {
+        namespace: "dev".to_owned(),
+        session: session.to_owned(),
+        generation,
+        job_name: format!("{session}-{generation}"),
+        job_uid: format!("uid-{generation}"),
+        older: Vec::new(),
+        command: None,
+        age: Duration::from_secs(age),
+        liveness,
+    }
+}
+
+#[test]
+fn a_session_with_several_jobs_is_one_and_lives_while_one_does() {
+    let dead = || Liveness::Dead(DeadReason::Finished);
+    let starting = Liveness::Unknown("it may still be starting".to_owned());
+    let sessions = by_session(vec![
+        found("b", 1, 50, dead()),
+        found("a", 3, 10, starting.clone()),
+        found("a", 1, 90, dead()),
+        found("a", 2, 40, dead()),
+        found("c", 2, 5, dead()),
+        found("c", 1, 6, Liveness::Alive),
+    ]);
+    let told: Vec<_> = sessions
+        .iter()
+        .map(|found| (found.job_name.as_str(), found.older.len(), found.age.as_secs()))
+        .collect();
+    assert_eq!(told, [("a-3", 2, 90), ("b-1", 0, 50), ("c-2", 1, 6)]);
+    assert_eq!(sessions[0].liveness, starting);
+    assert_eq!(sessions[1].liveness, dead());
+    assert_eq!(sessions[2].liveness, Liveness::Alive);
+    assert_eq!(sessions[0].older[1].uid.as_deref(), Some("uid-2"));
+}

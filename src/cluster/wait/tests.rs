@@ -400,3 +400,21 @@ fn a_jobs_end_is_its_condition() {
         Some(("Complete".to_owned(), String::new()))
     );
 }
+
+#[test]
+fn the_pod_of_a_predecessor_with_the_same_name_is_not_ours() {
+    let owned_by = |uid: &str| {
+        let mut pod = agent_in(&terminated("Error", 143, ""));
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": JOB, "uid": uid}]);
+        pod.metadata.owner_references = serde_json::from_value(owner).unwrap();
+        pod
+    };
+    let mut watch = start();
+    assert_eq!(watch.observe_pod(&owned_by("other-uid")), Verdict::Waiting);
+    assert_eq!(watch.pod_deleted(&owned_by("other-uid")), Verdict::Waiting);
+    assert_eq!(watch.pod(), None);
+    assert!(matches!(
+        watch.observe_pod(&owned_by(JOB_UID)),
+        Verdict::Failed(_)
+    ));
+}
