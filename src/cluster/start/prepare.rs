@@ -73,10 +73,12 @@ pub(super) async fn prepare_successor(
     previous: &Agent,
 ) -> Result<(Preparation, bool), StartError> {
     let jobs: Api<Job> = Api::namespaced(server.client(), &previous.namespace);
-    let (job, identity, events_from) = tokio::join!(
+    let (job, identity, events_from, _) = tokio::join!(
         server.request(("get", "jobs"), jobs.get(&previous.job_name)),
         identity::identify(server),
         events_version(server, &previous.namespace),
+        // Only for the open connection it leaves, as in a start: the client may just have been renewed.
+        server.version(),
     );
     let present = match job {
         Ok(_) => true,
