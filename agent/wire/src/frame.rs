@@ -13,7 +13,7 @@
 //! | type | name | payload |
 //! |---|---|---|
 //! | 1 | data | position u64 of its first byte in the sender's stream, then 1..=32,752 bytes |
-//! | 2 | ping | stamp u64, opaque to the receiver |
+//! | 2 | ping | stamp u64, opaque to the receiver; position u64 up to which data was sent on this transport |
 //! | 3 | pong | the ping's stamp |
 //! | 4 | goodbye | position u64: all bytes the sender's stream ever had |
 //! | 5 | probe | offset u32, then bytes of [`crate::probe`] |
@@ -50,10 +50,12 @@ pub enum Frame {
         /// The bytes, never empty.
         bytes: Bytes,
     },
-    /// Asks for a pong.
+    /// Asks for a pong and for an acknowledgement.
     Ping {
         /// Returned unchanged.
         stamp: u64,
+        /// Where the data in front of it ends: what is missing there is noticed although nothing follows.
+        position: u64,
     },
     /// Answers a ping.
     Pong {
@@ -127,8 +129,10 @@ impl Frame {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Data { position, bytes } => encode_parts(self.kind(), &position.to_be_bytes(), bytes, out),
-            Self::Ping { stamp: number }
-            | Self::Pong { stamp: number }
+            Self::Ping { stamp, position } => {
+                encode_parts(self.kind(), &stamp.to_be_bytes(), &position.to_be_bytes(), out);
+            }
+            Self::Pong { stamp: number }
             | Self::Goodbye { position: number }
             | Self::Ack { position: number } => encode_parts(self.kind(), &number.to_be_bytes(), &[], out),
             Self::Fault { fault, position } => {
@@ -154,7 +158,8 @@ impl Frame {
             usize::try_from(u32::from_be_bytes([0, input[1], input[2], input[3]])).unwrap_or(usize::MAX);
         let fits = match kind {
             1 => (9..=MAX_PAYLOAD).contains(&length),
-            2 | 3 | 4 | 7 => length == 8,
+            2 => length == 16,
+            3 | 4 | 7 => length == 8,
             5 | 6 => (5..=MAX_PAYLOAD).contains(&length),
             8 => length == 9,
             9 => length == 0,
@@ -180,6 +185,7 @@ impl Frame {
             },
             2 => Self::Ping {
                 stamp: frame.get_u64(),
+                position: frame.get_u64(),
             },
             3 => Self::Pong {
                 stamp: frame.get_u64(),
@@ -246,6 +252,7 @@ mod tests {
             },
             Frame::Ping {
                 stamp: 0x0102_0304_0506_0708,
+                position: 12,
             },
             Frame::Pong { stamp: 1 },
             Frame::Goodbye { position: 5 },
@@ -280,7 +287,7 @@ mod tests {
             encoded,
             [
                 "0100000d76577f1f000000000000000768656c6c6f",
-                "020000083b5142a10102030405060708",
+                "020000103befa5980102030405060708000000000000000c",
                 "0300000832eab8990000000000000001",
                 "04000008632503160000000000000005",
                 "05000006c877564d000000097879",
@@ -331,7 +338,17 @@ mod tests {
 
     #[test]
     fn lengths_out_of_bounds_are_refused_before_they_are_waited_for() {
-        for (kind, length) in [(1u8, 8u32), (1, 32_761), (2, 7), (4, 7), (5, 4), (8, 8), (9, 1)] {
+        for (kind, length) in [
+            (1u8, 8u32),
+            (1, 32_761),
+            (2, 8),
+            (3, 7),
+            (4, 7),
+            (7, 9),
+            (5, 4),
+            (8, 8),
+            (9, 1),
+        ] {
             let mut input = BytesMut::new();
             let mut front = length.to_be_bytes();
             front[0] = kind;

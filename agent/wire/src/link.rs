@@ -20,19 +20,20 @@
 //! Each hello names the position its sender has received up to. Both ends then send from the other's position
 //! on. The plugin may say its hello while an older transport still works: its position is then too low, and
 //! bytes come twice. So a data frame may begin before the receiver's position, and only its news count; one
-//! that begins behind it is a gap and ends the transport.
+//! that begins behind it is a gap and ends the transport. A ping tells how far the data went, so that a loss
+//! is noticed at the latest with the next heartbeat when no data follow.
 //!
 //! # Acknowledgement
 //!
 //! Cumulative: every [`ACK_EVERY`] bytes, with data that goes the other way anyway, and at the latest
-//! [`ACK_DELAY`] after a byte arrived. What is not acknowledged is kept, at most [`REPLAY_LIMIT`]; then `write`
-//! takes nothing more.
+//! [`ACK_DELAY`] after a byte arrived. Each ping is answered with one again, lest a lost one stop the sender for
+//! good. What is not acknowledged is kept, at most [`REPLAY_LIMIT`]; then `write` takes nothing more.
 //!
 //! # Last words
 //!
 //! A goodbye goes behind everything that was written before it, and names the position it ends at. The link is
-//! over when it has both sent and received one. A fault tells the other end why a transport is given up, an
-//! eviction that another plugin came. Behind any of them nothing follows on that transport.
+//! over when it has both sent and received one; no data follow it, answers may. A fault tells the other end why
+//! a transport is given up, an eviction that another plugin came: behind these nothing follows on that transport.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -70,6 +71,13 @@ pub const ACK_DELAY: Duration = Duration::from_millis(40);
 /// together (1,024 streams of 64 KiB, the growth pool of 32 MiB, and yamux's headers).
 const RECEIVE_LIMIT: usize = 128 * 1024 * 1024;
 
+/// What each piece that waits to be read counts for in addition to its bytes, so that the limit holds for memory
+/// however small the pieces are.
+const PIECE_COST: usize = 64;
+
+/// Shorter pieces are copied: else a few bytes would keep a whole read buffer from being used again.
+const COPY_BELOW: usize = 4 * 1024;
+
 /// Answers that may be owed at once: more are a flood.
 const CONTROL_LIMIT: usize = 64;
 
@@ -90,8 +98,10 @@ pub struct Link {
     outbound: Outbound,
     inbound: Inbound,
     liveness: Liveness,
-    /// Answers and pings, before all data.
+    /// Answers, before all data.
     control: VecDeque<Frame>,
+    /// The stamp of a ping that is due.
+    ping: Option<u64>,
     /// The beginning of a frame.
     input: BytesMut,
     probe: Probe,
@@ -119,6 +129,22 @@ struct Probe {
     next: Option<u32>,
     /// Bytes that came back as they should.
     echoed: u32,
+}
+
+impl Probe {
+    /// What comes back is what was sent, in the same order.
+    fn on_echo(&mut self, offset: u32, bytes: &[u8]) -> Result<(), TransportEnd> {
+        let sent = self.next.unwrap_or(0);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if offset != self.echoed || length > sent.saturating_sub(offset) {
+            return Err(TransportEnd::ProbeAltered { offset: self.echoed });
+        }
+        if let Some(offset) = probe::first_difference(offset, bytes) {
+            return Err(TransportEnd::ProbeAltered { offset });
+        }
+        self.echoed += length;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +175,7 @@ impl Link {
             inbound: Inbound::default(),
             liveness: Liveness::new(now),
             control: VecDeque::new(),
+            ping: None,
             input: BytesMut::new(),
             probe: Probe::default(),
             goodbye: Goodbye::default(),
@@ -167,6 +194,7 @@ impl Link {
             .map_err(|_| TransportEnd::Unresumable)?;
         self.liveness.restart(now);
         self.control.clear();
+        self.ping = None;
         self.input.clear();
         self.farewell = None;
         self.goodbye.sent = false;
@@ -305,7 +333,7 @@ impl Link {
     }
 
     fn take_bytes(&mut self, bytes: &mut BytesMut, now: Instant) -> Result<(), TransportEnd> {
-        self.liveness.on_heard(now);
+        self.liveness.on_heard(now, bytes.len());
         if self.input.is_empty() {
             std::mem::swap(&mut self.input, bytes);
         } else {
@@ -342,7 +370,12 @@ impl Link {
                     self.liveness.on_answer(now, self.outbound.awaits());
                 }
             }
-            Frame::Ping { stamp } => {
+            Frame::Ping { stamp, position } => {
+                if position > self.inbound.position {
+                    return Err(self.gap(position));
+                }
+                // The acknowledgement before this one may have been lost, and with it the sender's room.
+                self.inbound.ack_due = Some(now);
                 // One owed pong is enough: a flood of pings must not become a queue.
                 self.control.retain(|frame| !matches!(frame, Frame::Pong { .. }));
                 self.control.push_back(Frame::Pong { stamp });
@@ -365,13 +398,7 @@ impl Link {
                 self.control.push_back(Frame::ProbeEcho { offset, bytes });
             }
             Frame::ProbeEcho { offset, bytes } => {
-                if let Some(offset) = probe::first_difference(offset, &bytes) {
-                    return Err(TransportEnd::ProbeAltered { offset });
-                }
-                self.probe.echoed = self
-                    .probe
-                    .echoed
-                    .saturating_add(u32::try_from(bytes.len()).unwrap_or(0));
+                self.probe.on_echo(offset, &bytes)?;
             }
             Frame::Fault { fault, position } => return Err(TransportEnd::PeerFault { fault, position }),
             Frame::Evicted => return Err(TransportEnd::Evicted),
@@ -393,8 +420,11 @@ impl Link {
         }
         inbound.position += bytes.len() as u64;
         inbound.length += bytes.len();
-        if inbound.length > RECEIVE_LIMIT {
+        if inbound.length + inbound.bytes.len() * PIECE_COST > RECEIVE_LIMIT {
             return Err(TransportEnd::Overrun);
+        }
+        if bytes.len() < COPY_BELOW {
+            bytes = Bytes::copy_from_slice(&bytes);
         }
         inbound.bytes.push_back(bytes);
         if inbound.position - inbound.acknowledged >= ACK_EVERY {
@@ -421,8 +451,7 @@ impl Link {
             None => {}
         }
         if let Some(stamp) = self.liveness.ping(now) {
-            self.control.retain(|frame| !matches!(frame, Frame::Ping { .. }));
-            self.control.push_front(Frame::Ping { stamp });
+            self.ping = Some(stamp);
         }
         Ok(())
     }
@@ -446,7 +475,10 @@ impl Link {
             return;
         }
         while out.len() < limit {
-            if let Some(frame) = self.control.pop_front() {
+            if let Some(stamp) = self.ping.take() {
+                let position = self.outbound.next_position();
+                Frame::Ping { stamp, position }.encode(out);
+            } else if let Some(frame) = self.control.pop_front() {
                 frame.encode(out);
             } else if self.takes_ack(now) {
                 let inbound = &mut self.inbound;

@@ -1,8 +1,8 @@
 //! Is a transport alive? Pure: what was heard and what is owed, and `now`.
 //!
 //! A transport is silent when nothing arrives, and deaf when what we send is never answered although the
-//! other direction works. Both end it after [`DEAD_AFTER`]. Much earlier it is suspect: then a plugin may
-//! have another one ready.
+//! other direction works. An answer behind a queue of data is only late: data that pour in renew the patience.
+//! Both end it after [`DEAD_AFTER`]. Much earlier it is suspect: then a plugin may have another one ready.
 
 use std::time::Duration;
 
@@ -17,6 +17,10 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(15);
 
 /// Silence, with an answer owed, after which a transport is suspect. On a long line four round trips.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+
+/// Bytes that arrive while an answer is owed and show that it waits behind others: a slow line may hold
+/// megabytes. Less than 2 KiB/s is no queue that takes [`DEAD_AFTER`].
+const BULK: usize = 32 * 1024;
 
 /// Round-trip time assumed before the first pong.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
@@ -34,6 +38,8 @@ pub(super) struct Liveness {
     pinged: Option<Instant>,
     /// Since when something of ours has been without an answer.
     awaiting: Option<Instant>,
+    /// Bytes heard since then.
+    heard_since: usize,
     /// Pings carry the time since then.
     origin: Instant,
     rtt: Option<Duration>,
@@ -45,6 +51,7 @@ impl Liveness {
             heard: now,
             pinged: None,
             awaiting: None,
+            heard_since: 0,
             origin: now,
             rtt: None,
         }
@@ -67,18 +74,32 @@ impl Liveness {
         self.pinged = None;
     }
 
-    pub(super) fn on_heard(&mut self, now: Instant) {
+    pub(super) fn on_heard(&mut self, now: Instant, length: usize) {
         self.heard = now;
+        self.heard_since = self.heard_since.saturating_add(length);
+        if self.heard_since >= BULK && self.awaiting.is_some() {
+            self.await_from(now);
+        }
+    }
+
+    fn await_from(&mut self, now: Instant) {
+        self.awaiting = Some(now);
+        self.heard_since = 0;
     }
 
     /// Something that must be answered is on its way.
     pub(super) fn on_sent(&mut self, now: Instant) {
-        self.awaiting.get_or_insert(now);
+        if self.awaiting.is_none() {
+            self.await_from(now);
+        }
     }
 
     /// An answer came. `more`: others are still owed.
     pub(super) fn on_answer(&mut self, now: Instant, more: bool) {
-        self.awaiting = more.then_some(now);
+        self.awaiting = None;
+        if more {
+            self.await_from(now);
+        }
     }
 
     /// The stamp of a ping, if one is due; it counts as sent.
@@ -153,7 +174,7 @@ mod tests {
         assert!(liveness.ping(start).is_some() && liveness.ping(seconds(start, 4.9)).is_none());
         assert_eq!(liveness.dead(seconds(start, 14.9)), None);
         assert_eq!(liveness.dead(seconds(start, 15.0)), Some(Dead::Silent));
-        liveness.on_heard(seconds(start, 10.0));
+        liveness.on_heard(seconds(start, 10.0), 1);
         liveness.on_answer(seconds(start, 10.0), false);
         assert_eq!(liveness.dead(seconds(start, 24.9)), None);
         assert_eq!(liveness.dead(seconds(start, 25.0)), Some(Dead::Silent));
@@ -164,7 +185,7 @@ mod tests {
         let start = Instant::now();
         let mut liveness = Liveness::new(start);
         liveness.ping(start);
-        liveness.on_heard(seconds(start, 14.0));
+        liveness.on_heard(seconds(start, 14.0), 1);
         assert_eq!(liveness.dead(seconds(start, 15.0)), Some(Dead::Deaf));
     }
 
@@ -175,10 +196,25 @@ mod tests {
         liveness.on_sent(start);
         for second in 1..60 {
             let now = seconds(start, f64::from(second));
-            liveness.on_heard(now);
+            liveness.on_heard(now, 1);
             liveness.on_answer(now, true);
             assert_eq!(liveness.dead(now), None);
         }
+    }
+
+    #[test]
+    fn an_answer_behind_much_data_is_late_and_not_missing() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        liveness.ping(start);
+        for second in 1..60 {
+            let now = seconds(start, f64::from(second));
+            liveness.on_heard(now, BULK / 4);
+            assert_eq!(liveness.dead(now), None);
+        }
+        let trickle = seconds(start, 59.0) + DEAD_AFTER;
+        liveness.on_heard(trickle, 16);
+        assert_eq!(liveness.dead(trickle), Some(Dead::Deaf));
     }
 
     #[test]
@@ -189,7 +225,7 @@ mod tests {
         liveness.on_sent(seconds(start, 10.0));
         assert!(!liveness.is_suspect(seconds(start, 11.9)));
         assert!(liveness.is_suspect(seconds(start, 12.0)));
-        liveness.on_heard(seconds(start, 12.5));
+        liveness.on_heard(seconds(start, 12.5), 1);
         assert!(!liveness.is_suspect(seconds(start, 14.0)));
         assert!(liveness.is_suspect(seconds(start, 14.5)));
         liveness.on_answer(seconds(start, 15.0), false);

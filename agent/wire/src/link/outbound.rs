@@ -54,6 +54,11 @@ impl Outbound {
         self.acknowledged + self.bytes.len() as u64
     }
 
+    /// Up to where the stream was sent on the present transport.
+    pub(super) fn next_position(&self) -> u64 {
+        self.next
+    }
+
     /// Whether bytes were sent on the present transport that are not acknowledged.
     pub(super) fn awaits(&self) -> bool {
         self.next > self.acknowledged

@@ -200,6 +200,37 @@ async fn a_ping_is_answered_and_measures_the_round_trip() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bytes_lost_at_the_end_are_noticed_by_the_next_heartbeat() {
+    let now = Instant::now();
+    let (mut near, mut far) = (Link::new(now), Link::new(now));
+    near.attach(0, now).unwrap();
+    near.write(b"a question");
+    near.take_frames(&mut BytesMut::new(), usize::MAX, now);
+    near.on_tick(now).unwrap();
+    let end = carry(&mut near, &mut far, 64, now);
+    assert!(matches!(
+        end,
+        Err(TransportEnd::Gap {
+            position: 0,
+            missing: 10
+        })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_acknowledgement_is_repeated_with_the_next_heartbeat() {
+    let now = Instant::now();
+    let (mut near, mut far) = (Link::with_limit(now, 4), Link::new(now));
+    near.write(b"full");
+    carry(&mut near, &mut far, 64, now).unwrap();
+    far.take_frames(&mut BytesMut::new(), usize::MAX, now + ACK_DELAY);
+    near.on_tick(now).unwrap();
+    carry(&mut near, &mut far, 64, now).unwrap();
+    carry(&mut far, &mut near, 64, now).unwrap();
+    assert_eq!(near.write(b"more"), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn goodbye_goes_last_and_is_answered() {
     let now = Instant::now();
     let (mut near, mut far) = (Link::new(now), Link::new(now));
@@ -223,6 +254,8 @@ async fn the_probe_comes_back_or_names_the_altered_byte() {
     carry(&mut far, &mut near, 1000, now).unwrap();
     assert!(near.probe_passed() && !near.probe_unanswered());
 
+    near.start_probe();
+    near.take_frames(&mut BytesMut::new(), usize::MAX, now);
     let mut out = BytesMut::new();
     let mut bytes = probe::chunk(0).to_vec();
     bytes[3] = !bytes[3];
@@ -233,4 +266,21 @@ async fn the_probe_comes_back_or_names_the_altered_byte() {
     .encode(&mut out);
     let end = near.on_bytes(&mut out, now);
     assert!(matches!(end, Err(TransportEnd::ProbeAltered { offset: 3 })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_echo_of_what_was_never_probed_is_refused() {
+    let now = Instant::now();
+    for (started, offset) in [(false, 0), (true, 1), (true, u32::MAX)] {
+        let mut near = Link::new(now);
+        if started {
+            near.start_probe();
+            near.take_frames(&mut BytesMut::new(), usize::MAX, now);
+        }
+        let mut out = BytesMut::new();
+        let bytes = Bytes::from_static(b"xy");
+        Frame::ProbeEcho { offset, bytes }.encode(&mut out);
+        let end = near.on_bytes(&mut out, now);
+        assert!(matches!(end, Err(TransportEnd::ProbeAltered { offset: 0 })));
+    }
 }
