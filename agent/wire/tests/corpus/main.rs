@@ -9,7 +9,7 @@ mod targets;
 use std::path::Path;
 
 /// Mutations of each file.
-const MUTATIONS: u64 = 300;
+const MUTATIONS: u64 = 150;
 
 fn replay(target: &str, run: fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
