@@ -9,8 +9,8 @@
 //!   relay      copies both ways, half-closes each side on its own             relay.rs
 //!   stream     open header, reply, data under credit, explicit end            stream.rs, message.rs, window.rs
 //!   session    one yamux connection: opens, accepts, permits                  session.rs
-//!   link       frames with type, length, checksum and position; heartbeat     link.rs, frame.rs, link/io.rs
-//!   hello      magic, version, session id, secret: first bytes both ways      hello.rs
+//!   link       keeps, acknowledges, repeats; heartbeat; outlives transports  link.rs, link/*.rs, frame.rs
+//!   hello      magic, version, session, secret, link, position: first bytes   hello.rs, identity.rs
 //!   transport  any AsyncRead + AsyncWrite (in life: an exec WebSocket)        -
 //! ```
 //!
@@ -20,7 +20,10 @@
 //! |---|---|
 //! | plugin, agent | the two programs |
 //! | transport | one connected byte pipe between them |
-//! | link | a reliable byte stream on top of transports: position, checksum, heartbeat |
+//! | link | a reliable byte stream that outlives transports: positions, acknowledgements, replay, heartbeat |
+//! | position | bytes of one direction of the link before this one, counted from the start of the session |
+//! | attach, resume | a link gets another transport, and repeats on it what the other end lacks |
+//! | take over, evict | another plugin proves the secret with a link of its own; the one before is told so |
 //! | session | one agent, one link, one yamux connection |
 //! | stream | one multiplexed two-way flow in a session |
 //! | connection | one TCP connection at either edge |
@@ -33,13 +36,27 @@
 //! its client side); each yamux stream carries [`message`]s.
 //!
 //! ```text
-//!   plugin                                   agent
-//!     | hello (session, secret)  ---------->  |  proves the secret
-//!     | <----------  hello (verdict, position) |
-//!     | probe, data, ping        ---------->  |
-//!     | <----------  probe echo, data, pong    |
-//!     | goodbye                  ---------->  |
-//!     | <----------                   goodbye  |  the agent ends
+//!   plugin                                               agent
+//!     | hello 1 (secret, link, received 0)    ------------->  |  proves the secret
+//!     |  <-------------     hello (accepted, received 0)      |
+//!     | probe, ping, data 0..900              ------------->  |
+//!     |  <-------------     probe echo, pong, ack 900, data   |
+//!     | data 900..2000                        ------> x       |  the transport is lost; streams stay
+//!     |                                                       |
+//!     | hello 2 (same link, received 70)      ------------->  |  gives up transport 1, if it still had it
+//!     |  <-------------     hello (accepted, received 900)    |
+//!     | ack 70, data 900..2000                ------------->  |
+//!     |  <-------------     ack 2000, data 70..               |
+//!     |                                                       |
+//!     | (a flipped bit)                       ------------->  |  bad checksum: nothing of the frame is taken
+//!     |  <-------------     fault (altered, 2000)             |  gives the transport up; hello 3 resumes
+//!     |                                                       |
+//!     | goodbye 5000                          ------------->  |  has every byte of the plugin's
+//!     |  <-------------     data, goodbye 8000                |  ends
+//!
+//!   another plugin                                       agent
+//!     | hello 1 (secret, another link)        ------------->  |  to the plugin before: evicted
+//!     |  <-------------     hello (accepted, received 0)      |  a new session, its streams are new
 //! ```
 //!
 //! # Limits
@@ -48,15 +65,23 @@
 //! |---|---|
 //! | a frame, header included | 32 KiB ([`frame::MAX_FRAME`]) |
 //! | a stream's data message | 16,380 bytes ([`message::MAX_DATA`]) |
+//! | kept for another transport, each direction | 8 MiB ([`link::REPLAY_LIMIT`]), then the link takes no more |
+//! | acknowledged at once, at the latest | every 128 KiB ([`link::ACK_EVERY`]), after 40 ms ([`link::ACK_DELAY`]) |
 //! | streams of a session, both directions together | 1,024 ([`session::MAX_STREAMS`]) |
 //! | what a stream may send before the receiver grants more | 64 KiB ([`window::INITIAL_WINDOW`]) |
 //! | received but not consumed, all streams | 96 MiB (1,024 x 64 KiB + [`window::GROWTH_POOL`]) |
 //! | heartbeat, silence that ends a transport | 5 s, 15 s ([`link::HEARTBEAT`], [`link::DEAD_AFTER`]) |
+//! | silence that makes one suspect | 2 s, or four round trips ([`link::SUSPECT_AFTER`]) |
+//! | the hello of either end | 5 s ([`hello::HELLO_TIMEOUT`]), at most 115 bytes |
 //!
 //! # Invariants
 //!
 //! - A byte is delivered once, in order, unaltered, or the stream fails. `Ok(0)` from a
 //!   [`stream::Stream`] means that the peer finished; everything else is an error.
+//! - Streams and sessions survive transports: between a transport's end and the next one nothing fails and
+//!   nothing is lost, writers wait. Only [`link::LinkHandle::close`] ends a session, and the programs decide when.
+//! - What is lost without a trace at the end of a transport's bytes is noticed within a heartbeat.
+//! - A link takes bytes of one transport at a time; what is behind a fault is never taken.
 //! - A stream that is not read stops its own sender only.
 //! - The link reads its transport whatever its own sending does, so that two ends which saturate both
 //!   directions cannot wait for each other (a trap of yamux, see [`session`]).

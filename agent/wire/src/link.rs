@@ -9,10 +9,17 @@
 //!   read()  <- [received]                          <- on_bytes()    <- transport
 //!                                                     on_tick()     <- time: ping, ack, suspicion, death
 //!
-//!              attach(received by the peer)                 any error of on_bytes or on_tick,
-//!   Detached ------------------------------> Attached ----- or the transport's own end -----> Detached
-//!      |  ^ what the peer has not received      |
-//!      |  '------- is sent again ---------------'--- goodbye sent and received ---> over
+//!                attach(received by the peer):
+//!                what it lacks is sent again                      goodbye sent and received
+//!   Detached --------------------------------------> Attached ------------------------------> Over
+//!    ^ writes are taken until the limit,               |   ^ ping every 5 s, suspect after 2 s
+//!    | reads give what had arrived                     |   '-- an answer, or data that pour in
+//!    |                                                 |
+//!    |<-- silent, deaf (15 s): on_tick ----------------|
+//!    |<-- altered, gap: on_bytes --> fault is sent ----|
+//!    |<-- the peer's fault; the transport ended -------|
+//!    |                                                 |
+//!    |        evicted, overrun, or a peer with another past: TransportEnd::is_final, nobody resumes
 //! ```
 //!
 //! # Resume

@@ -1,7 +1,10 @@
 //! One yamux connection over a link: opens and accepts streams, and closes yamux's known traps.
 //!
 //! It owns the connection, the stream permits and the growth pool. It does not know what the streams are
-//! for, and it does not reconnect: the link below may be given another transport.
+//! for, and it does not reconnect: the link below may be given another transport, and may be without one for
+//! minutes. Then yamux's writes wait, its ping is answered late (it has no time-out), streams accept what their
+//! credit and yamux's queue hold, and [`Session::open`] waits once 256 opens are unanswered: whoever opens
+//! bounds that wait.
 //!
 //! The traps of yamux 0.14, each with what is done about it here or below, and a test of its own:
 //!

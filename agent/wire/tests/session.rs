@@ -16,26 +16,48 @@ struct Side {
     session: Session,
     incoming: Incoming,
     link: LinkHandle,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
-fn side(end: End, transport: DuplexStream) -> Side {
+/// One end that has no transport yet.
+fn detached(end: End) -> Side {
     let (link, stream) = link::channel();
     let (session, incoming, driver) = tunnel_wire::session::start(end, link.clone(), stream);
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
-    let running = link.clone();
-    tasks.spawn(async move {
-        let (reader, writer) = tokio::io::split(transport);
-        let end = running.run(reader, writer, 0).await;
-        running.close(end);
-    });
     Side {
         session,
         incoming,
         link,
-        _tasks: tasks,
+        tasks,
     }
+}
+
+/// One end whose link lasts as long as this transport.
+fn side(end: End, transport: DuplexStream) -> Side {
+    let mut side = detached(end);
+    let running = side.link.clone();
+    side.tasks.spawn(async move {
+        let (reader, writer) = tokio::io::split(transport);
+        let end = running.run(reader, writer, 0).await;
+        running.close(end);
+    });
+    side
+}
+
+/// Gives both ends a transport, for as long as what is returned lives.
+fn attach(near: &LinkHandle, far: &LinkHandle) -> JoinSet<TransportEnd> {
+    let (near_io, far_io) = tokio::io::duplex(64 * 1024);
+    let received = [near, far].map(|link| link.progress().received);
+    let mut running = JoinSet::new();
+    for (link, io, received) in [(near, near_io, received[1]), (far, far_io, received[0])] {
+        let link = link.clone();
+        running.spawn(async move {
+            let (reader, writer) = tokio::io::split(io);
+            link.run(reader, writer, received).await
+        });
+    }
+    running
 }
 
 /// Both ends, over a pipe that holds `buffer` bytes each way.
@@ -84,6 +106,38 @@ async fn half_close_delivers_the_reply() {
     let (read, ()) = tokio::join!(a.read_to_end(&mut got), write);
     read.unwrap();
     assert!(got == reply);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_without_a_transport_for_minutes_goes_on_with_the_next() {
+    const OPENS: usize = 400;
+    let (near, mut far) = (detached(End::Plugin), detached(End::Agent));
+    let first = attach(&near.link, &far.link);
+    let (mut a, mut b) = connect(&near.session, &mut far.incoming).await;
+    drop(first);
+    a.write_all(b"while there is none").await.unwrap();
+    // More than yamux lets be unanswered: the rest wait.
+    let opens = async {
+        let all = (0..OPENS).map(|_| async { near.session.open(&dial("later")).await.unwrap() });
+        futures::future::join_all(all).await
+    };
+    let accepts = async {
+        let mut accepted = Vec::new();
+        while accepted.len() < OPENS {
+            accepted.push(far.incoming.accept().await.unwrap());
+        }
+        accepted
+    };
+    let (near_link, far_link) = (near.link.clone(), far.link.clone());
+    let (opened, accepted, _second) = tokio::join!(opens, accepts, async {
+        tokio::time::sleep(Duration::from_secs(10 * 60)).await;
+        assert!(near_link.closed().is_none() && far_link.closed().is_none());
+        attach(&near_link, &far_link)
+    });
+    assert_eq!((opened.len(), accepted.len()), (OPENS, OPENS));
+    let mut text = [0; 19];
+    b.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"while there is none");
 }
 
 #[tokio::test]
