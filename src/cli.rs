@@ -4,6 +4,7 @@
 //! [`agent_flags`], the local proxy by [`proxy_flags`], exposed ports by [`port`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -112,6 +113,15 @@ pub struct SessionFlags {
     /// Write the ready event to this file once everything works; it is removed at the end
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+
+    /// How long to try to reconnect to the agent, counted while awake; 0 ends the session at the first loss
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = go_duration::parse_duration)]
+    pub reconnect_max: Duration,
+
+    /// Replace the connection to the agent, without a pause, before it is this old [default: learned from how old
+    /// connections become on this path]
+    #[arg(long, value_name = "DURATION", value_parser = go_duration::parse_duration)]
+    pub transport_max_age: Option<Duration>,
 
     /// The agent's pod
     #[command(flatten)]

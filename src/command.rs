@@ -13,6 +13,7 @@ use crate::ui::Printer;
 mod attach;
 mod cleanup;
 mod expose;
+mod narrate;
 mod proxy;
 mod ready;
 mod tunnel;

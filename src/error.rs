@@ -4,6 +4,7 @@
 //! nothing else. Codes are part of the command line: they do not change.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use crate::cli::agent_flags::AgentFlagsError;
 use crate::cluster::agents::AgentBinaryError;
@@ -16,7 +17,9 @@ use crate::cluster::rights::RightsError;
 use crate::cluster::service::ServiceError;
 use crate::cluster::start::StartError;
 use crate::cluster::sweep::SweepError;
+use crate::cluster::watch::AgentEnd;
 use crate::listener::{BindError, CredentialsError};
+use crate::session::TransportError;
 use tunnel_wire::OpenError;
 use tunnel_wire::hello::HelloError;
 
@@ -100,6 +103,9 @@ pub enum Error {
         /// What the agent said last.
         log: Vec<String>,
     },
+    /// Another process has proven the session's secret: everything in the cluster is its own now.
+    #[error("the session was taken over by another process")]
+    TakenOver,
     /// `cleanup` could not look.
     #[error(transparent)]
     Sweep(#[from] SweepError),
@@ -120,9 +126,21 @@ pub enum AttachError {
     /// The exec ended before the agent answered.
     #[error("{}", exec_text(.0))]
     Ended(ExecEnd),
+    /// There are no fresh credentials, or no cluster to use them with.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The credentials did not come.
+    #[error("no credentials within {} s", .after.as_secs())]
+    Credentials {
+        /// How long was waited.
+        after: Duration,
+    },
     /// The container is gone.
     #[error(transparent)]
     Container(Failure),
+    /// The agent was there before, and is no more.
+    #[error("{0}")]
+    Gone(AgentEnd),
     /// What answered is not this session's agent.
     #[error("{error}{}", log_text(.log))]
     Hello {
@@ -131,6 +149,19 @@ pub enum AttachError {
         /// What the agent said.
         log: Vec<String>,
     },
+}
+
+impl TransportError for AttachError {
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Gone(_) | Self::Container(_) => true,
+            Self::Api(_)
+            | Self::Ended(_)
+            | Self::Access(_)
+            | Self::Credentials { .. }
+            | Self::Hello { .. } => false,
+        }
+    }
 }
 
 fn flags_text(error: &AgentFlagsError) -> &'static str {
@@ -197,11 +228,14 @@ impl Error {
             Self::Start(error) => start_status(error),
             Self::Attach { source, .. } => match source {
                 AttachError::Api(error) => api_status(error, ExitStatus::NotStarted),
-                AttachError::Ended(_) | AttachError::Container(_) | AttachError::Hello { .. } => {
-                    ExitStatus::NotStarted
-                }
+                AttachError::Access(error) => access_status(error),
+                AttachError::Ended(_)
+                | AttachError::Credentials { .. }
+                | AttachError::Container(_)
+                | AttachError::Gone(_)
+                | AttachError::Hello { .. } => ExitStatus::NotStarted,
             },
-            Self::Lost { .. } => ExitStatus::Lost,
+            Self::Lost { .. } | Self::TakenOver => ExitStatus::Lost,
             Self::SecondSignal => ExitStatus::SecondSignal,
         }
     }
@@ -266,7 +300,7 @@ impl Error {
                 source: AttachError::Hello { error, .. },
                 ..
             } => hello_hint(error),
-            Self::Lost { .. } => Some("run the same command again".to_owned()),
+            Self::Lost { .. } | Self::TakenOver => Some("run the same command again".to_owned()),
             Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => {
                 Some("clean up one namespace at a time with `-n`".to_owned())
             }
@@ -350,6 +384,10 @@ fn kubeconfig_hint(error: &KubeconfigError) -> Option<String> {
         KubeconfigError::ContextNotFound { known, .. } | KubeconfigError::NoCurrentContext { known } => {
             (!known.is_empty()).then(|| format!("contexts there are: {}", known.join(", ")))
         }
+        KubeconfigError::Read { .. } => Some(
+            "name another file with `--kubeconfig`, or leave it out for KUBECONFIG or ~/.kube/config"
+                .to_owned(),
+        ),
         KubeconfigError::NoConfiguration { .. } => {
             Some("name a kubeconfig with `--kubeconfig` or the variable KUBECONFIG".to_owned())
         }

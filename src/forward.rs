@@ -1,14 +1,15 @@
 //! The forward direction: the local port's way to targets is a stream of the session.
 //!
-//! Joins [`crate::listener`], which knows no session, and the wire's session, which knows no listener.
+//! Joins [`crate::listener`], which knows no session, and the session's door, which knows no listener.
 
-use tunnel_wire::{Open, OpenError, Session, Stream};
+use tunnel_wire::{Open, RefusalCode, Stream};
 
 use crate::listener::{Connect, DialError, Target};
+use crate::session::{Door, DoorError};
 
-/// The listener's way to targets: streams of the session.
+/// The listener's way to targets: streams of whatever session there is.
 #[derive(Debug, Clone)]
-pub struct SessionConnector(pub Session);
+pub struct SessionConnector(pub Door);
 
 impl Connect for SessionConnector {
     type Stream = Stream;
@@ -22,13 +23,16 @@ impl Connect for SessionConnector {
     }
 
     async fn opened(&self, stream: &mut Stream) -> Result<(), DialError> {
-        stream.opened().await.map_err(|error| dial_error(&error))
+        self.0.opened(stream).await.map_err(|error| dial_error(&error))
     }
 }
 
-fn dial_error(error: &OpenError) -> DialError {
+fn dial_error(error: &DoorError) -> DialError {
     DialError {
-        code: error.code(),
+        code: match error {
+            DoorError::Open(error) => error.code(),
+            DoorError::Held { .. } => RefusalCode::TimedOut,
+        },
         detail: error.to_string(),
     }
 }

@@ -145,16 +145,18 @@ async fn connection(accepted: Accepted, ports: Arc<[PortSpec]>, gate: Gate) {
         return;
     }
     debug!(%peer, target, "connection opened");
+    // Whatever ends this task before both ends have said all must not look like an end to the program.
+    reset_on_close(&local, true);
     let end = relay(&mut stream, &mut local).await;
     let reason = match end.result {
-        Ok(()) => "eof".to_owned(),
+        Ok(()) => {
+            reset_on_close(&local, false);
+            "eof".to_owned()
+        }
         Err(RelayError {
             side: Side::A,
             source,
-        }) => {
-            reset(&local);
-            format!("reset by the caller: {source}")
-        }
+        }) => format!("reset by the caller: {source}"),
         Err(RelayError {
             side: Side::B,
             source,
@@ -167,10 +169,10 @@ async fn connection(accepted: Accepted, ports: Arc<[PortSpec]>, gate: Gate) {
     info!(%peer, target, received = end.a_to_b, sent = end.b_to_a, ?elapsed, reason, "connection closed");
 }
 
-/// Makes the system send a reset instead of a clean end when the connection is dropped.
-pub(crate) fn reset(connection: &TcpStream) {
+/// Whether the system sends a reset when the connection is dropped, or delivers what it still holds.
+fn reset_on_close(connection: &TcpStream, reset: bool) {
     // It may be reset already; then there is nothing to do.
-    drop(socket2::SockRef::from(connection).set_linger(Some(Duration::ZERO)));
+    drop(socket2::SockRef::from(connection).set_linger(reset.then_some(Duration::ZERO)));
 }
 
 async fn dial(spec: &PortSpec) -> Result<TcpStream, Refusal> {

@@ -1,25 +1,49 @@
-//! The plugin's end of a session: takes transports as they are given and keeps the session above them.
+//! The plugin's end of a session with one agent: keeps it alive over as many transports as it takes.
 //!
 //! It knows no Kubernetes: the caller hands it "a way to get the next transport" ([`Transports`]), an exec
-//! in life and an in-process agent in tests. It publishes its state on a watch; the commands wait for its end.
+//! in life and an in-process agent in tests. It publishes where it stands ([`standing`]); it ends ([`Over`])
+//! when there is nothing left to keep, and does not start agents.
 //!
 //! ```text
-//!   Ready -> Closed
+//!                       .-- suspect, aged, woken: the next one is made beside it --.
+//!                       v                                                          |
+//!   Connecting ------> Ready ---- the transport ends ----> Reconnecting ----> Ready
+//!       |                |                                      |
+//!       |                v                                      v
+//!       '----------> Draining ---------> Closed <-- given up, agent gone, evicted, bad path
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tunnel_wire::hello::{self, Hello, HelloError, Secret, SessionId};
+use tunnel_wire::hello::{HelloError, Secret, SessionId, Verdict};
 use tunnel_wire::link::{self, LinkHandle, TransportEnd};
 use tunnel_wire::session::{End, Incoming, Session};
+
+mod backoff;
+mod clock;
+mod dial;
+mod keeper;
+mod lifetime;
+mod path;
+pub mod standing;
+
+pub use self::clock::WallClock;
+pub use self::path::BadPath;
+pub use self::standing::{Door, DoorError, Phase, Standing, StandingTx};
+
+use self::dial::{DialError, Name, dial};
+use self::keeper::{Alive, Attached, Care, Keeper};
 
 /// The reading half of a transport.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 /// The writing half of a transport.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// How long the first transport may take to its hello's answer.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One connected byte pipe to the agent.
 pub struct Transport {
@@ -36,25 +60,68 @@ impl std::fmt::Debug for Transport {
 }
 
 /// A way to get the next transport.
-pub trait Transports {
+pub trait Transports: Send + 'static {
     /// Why there is none.
-    type Error;
+    type Error: TransportError;
 
-    /// Connects once. Called again only when the one before has ended.
-    fn next(&mut self) -> impl Future<Output = Result<Transport, Self::Error>> + Send;
+    /// Connects once, with credentials as they are now. Dialling may take `patience`; reading credentials has
+    /// bounds of its own. The transport before it may still be in use.
+    fn next(&mut self, patience: Duration) -> impl Future<Output = Result<Transport, Self::Error>> + Send;
+
+    /// The agent has answered on the transport just given, so it was there.
+    fn attached(&mut self);
 
     /// The transport just given did not lead to an agent of ours: what else is known about it, such as an
     /// end status? `None` when the hello's own words are all there is.
     fn explain(&mut self, error: &HelloError) -> impl Future<Output = Option<Self::Error>> + Send;
 }
 
-/// Where a session stands.
+/// Why there is no transport.
+pub trait TransportError: std::error::Error + Send + 'static {
+    /// Whether trying again is of no use: the agent is gone.
+    fn is_final(&self) -> bool;
+}
+
+/// How hard to try.
 #[derive(Debug, Clone)]
-pub enum State {
-    /// Streams can be opened.
-    Ready,
-    /// Over, and why.
-    Closed(TransportEnd),
+pub struct Settings {
+    /// How long a loss may last, counted while awake and trying; zero never reconnects.
+    pub reconnect_max: Duration,
+    /// The age at which a transport is replaced.
+    pub transport_max_age: Option<Duration>,
+    /// The time of day.
+    pub clock: WallClock,
+}
+
+/// Why a session with one agent is over.
+#[derive(Debug, thiserror::Error)]
+pub enum Over<E> {
+    /// The agent said goodbye.
+    #[error("the agent said goodbye")]
+    Goodbye,
+    /// Another process has proven the session's secret.
+    #[error("another process has taken the session over")]
+    Evicted,
+    /// The agent does not accept this plugin any more.
+    #[error("{}", HelloError::Refused(*.0))]
+    Refused(Verdict),
+    /// The path alters or cuts what passes through it.
+    #[error(transparent)]
+    BadPath(BadPath),
+    /// `--reconnect-max` is over.
+    #[error("no connection to the agent for {} ({reason})", humantime::format_duration(*.after))]
+    GaveUp {
+        /// How long was tried.
+        after: Duration,
+        /// Why the last attempt failed, or the transport ended.
+        reason: String,
+    },
+    /// There will be no transport.
+    #[error(transparent)]
+    Transport(E),
+    /// The link cannot go on.
+    #[error("{0}")]
+    Link(TransportEnd),
 }
 
 /// Why a session did not come up.
@@ -70,7 +137,7 @@ pub enum ConnectError<E> {
 
 /// A session that is up. Its tasks end when it is dropped.
 #[derive(Debug)]
-pub struct Running {
+pub struct Running<E> {
     /// Opens streams.
     pub session: Session,
     /// Streams that the agent opens; taken by whoever serves them.
@@ -78,66 +145,73 @@ pub struct Running {
     /// The agent's software version.
     pub agent_version: Arc<str>,
     link: LinkHandle,
-    state_rx: watch::Receiver<State>,
-    _tasks: JoinSet<()>,
+    alive: Alive,
+    keeper: JoinSet<Over<E>>,
+    _driver: JoinSet<()>,
 }
 
-/// Connects to the agent and brings the session up.
+/// Connects to the agent and brings the session up. `transports` comes back when that fails.
 ///
 /// # Errors
 /// There is no transport, or what is at its other end is not this session's agent.
 pub async fn connect<T: Transports>(
-    transports: &mut T,
+    mut transports: T,
     id: &SessionId,
     secret: &Secret,
-) -> Result<Running, ConnectError<T::Error>> {
-    let mut transport = transports.next().await.map_err(ConnectError::Transport)?;
-    let hello = Hello::plugin(id.clone(), secret.clone(), rand::random(), 1, 0);
-    let answer = match hello::connect(&mut transport.reader, &mut transport.writer, &hello).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            return Err(match transports.explain(&error).await {
-                Some(cause) => ConnectError::Transport(cause),
-                None => ConnectError::Hello(error),
-            });
-        }
-    };
+    settings: &Settings,
+    standing_tx: &StandingTx,
+) -> Result<Running<T::Error>, (T, ConnectError<T::Error>)> {
+    let name = Name::new(id.clone(), secret.clone());
     let (link, stream) = link::channel();
+    let began = tokio::time::Instant::now();
+    let dialled = match dial(&mut transports, &link, &name, FIRST_PATIENCE, &|| ()).await {
+        Ok(dialled) => dialled,
+        Err(DialError::Transport(error)) => return Err((transports, ConnectError::Transport(error))),
+        Err(DialError::Hello(error)) => return Err((transports, ConnectError::Hello(error))),
+    };
     let (session, incoming, driver) = tunnel_wire::session::start(End::Plugin, link.clone(), stream);
-    let (state_tx, state_rx) = watch::channel(State::Ready);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(driver.run());
+    let mut drivers = JoinSet::new();
+    drivers.spawn(driver.run());
     link.start_probe();
-    let running = link.clone();
-    tasks.spawn(async move {
-        let end = running
-            .run(transport.reader, transport.writer, answer.received)
-            .await;
-        running.close(end.clone());
-        state_tx.send_replace(State::Closed(end));
-    });
+    let agent_version = dialled.answer.software.as_str().into();
+    let attached = Attached::start(&link, dialled);
+    standing_tx.set_session(session.clone());
+    let alive = Alive::new(settings.clock.clone());
+    let care = Care::new(
+        link.clone(),
+        name,
+        settings.clone(),
+        standing_tx.clone(),
+        alive.clone(),
+        began.elapsed(),
+    );
+    let mut keeper = JoinSet::new();
+    keeper.spawn(Keeper { transports, care }.keep(attached));
     Ok(Running {
         session,
         incoming: Some(incoming),
-        agent_version: answer.software.into(),
+        agent_version,
         link,
-        state_rx,
-        _tasks: tasks,
+        alive,
+        keeper,
+        _driver: drivers,
     })
 }
 
-impl Running {
-    /// Waits until the session is over, and tells why.
-    pub async fn closed(&self) -> TransportEnd {
-        let mut state_rx = self.state_rx.clone();
-        match state_rx
-            .wait_for(|state| matches!(state, State::Closed(_)))
-            .await
-            .as_deref()
-        {
-            Ok(State::Closed(end)) => end.clone(),
-            Ok(State::Ready) | Err(_) => TransportEnd::Closed,
+impl<E: Send + 'static> Running<E> {
+    /// Waits until the session with this agent is over, and tells why. Streams have failed by then.
+    pub async fn over(&mut self) -> Over<E> {
+        match self.keeper.join_next().await {
+            Some(Ok(over)) => over,
+            // A panic, or asked twice: nothing keeps the link any more.
+            Some(Err(_)) | None => Over::Link(TransportEnd::Closed),
         }
+    }
+
+    /// How long ago the agent was last known to be there, sleep included.
+    #[must_use]
+    pub fn unheard(&self) -> Duration {
+        self.alive.unheard()
     }
 
     /// Whether the transport ended before the path had shown that it leaves bytes alone.
@@ -147,8 +221,17 @@ impl Running {
     }
 
     /// Says goodbye and waits for the agent's; the caller bounds the wait.
-    pub async fn goodbye(&self) {
+    pub async fn goodbye(&mut self) {
         self.link.goodbye();
-        self.closed().await;
+        self.over().await;
+    }
+
+    /// Ends every stream at once, and keeps nothing any more.
+    pub fn close(&mut self) {
+        self.keeper.abort_all();
+        self.link.close(TransportEnd::Closed);
     }
 }
+
+#[cfg(test)]
+mod tests;

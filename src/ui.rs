@@ -77,6 +77,13 @@ impl Printer {
         }
     }
 
+    /// A step told before, with other numbers: only for the spinner, since lines would pile up.
+    pub fn tick(&self, text: &str) {
+        if !self.spinner.is_hidden() {
+            self.step(text);
+        }
+    }
+
     /// The steps are over: the spinner goes.
     pub fn steps_done(&self) {
         self.spinner.finish_and_clear();

@@ -5,7 +5,7 @@
 //! [`look`], to say what happened and to decide whether a new agent makes sense. It must drop the
 //! watch before it deletes the Job itself.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -49,6 +49,18 @@ pub enum AgentEnd {
     PodDeleted,
     /// The pod failed by itself, was evicted, or its deadline was over.
     Failed(Failure),
+}
+
+impl fmt::Display for AgentEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NamespaceTerminating => f.write_str("its namespace is being deleted"),
+            Self::JobDeleted { gone: false } => f.write_str("its job was deleted"),
+            Self::JobDeleted { gone: true } => f.write_str("its job is gone"),
+            Self::PodDeleted => f.write_str("its pod was deleted"),
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
 }
 
 enum Seen {

@@ -14,15 +14,17 @@ use tokio::task::JoinSet;
 use tunnel_wire::hello::HelloError;
 
 use crate::cluster::agent::Agent;
-use crate::cluster::client::ApiServer;
+use crate::cluster::client::{Access, ApiServer};
 use crate::cluster::exec::{self, Command, ExecEnd, Monitor};
 use crate::cluster::sweep::{AgentPod, AgentState, AskAgent, AskError};
+use crate::cluster::watch as agent_watch;
 use crate::error::AttachError;
 use crate::session::{Transport, Transports};
 use crate::ui::Printer;
 
-/// How long an exec may take to be granted: one request, and the runtime's start of a process.
-const EXEC_DEADLINE: Duration = Duration::from_secs(10);
+/// How long reading credentials may take: a plugin asks a cloud. Longer than a person waits, since on a line
+/// that is down it may only find that out by itself.
+const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the end status may come after the end of the data.
 const STATUS_WAIT: Duration = Duration::from_millis(500);
@@ -33,15 +35,18 @@ const LAST_LINES: usize = 5;
 /// Longest answer to `state`, in bytes.
 const STATE_LINE: u64 = 4096;
 
-/// Transports into one agent, by exec.
+/// Transports into one agent, by exec. Each after the first comes with credentials of its own, and with a look
+/// at the agent when it does not lead there.
 #[derive(Debug)]
 pub(super) struct AgentTransports {
     server: ApiServer,
+    access: Access,
     agent: Agent,
     printer: Printer,
     log: AgentLog,
     monitors: JoinSet<()>,
     end_rx: Option<watch::Receiver<Monitored>>,
+    attached_before: bool,
 }
 
 /// How the exec of the newest transport stands.
@@ -52,24 +57,27 @@ enum Monitored {
 }
 
 impl AgentTransports {
-    pub(super) fn new(server: ApiServer, agent: Agent, printer: Printer) -> Self {
+    /// `access` is what `server` was made of, pinned to its context.
+    pub(super) fn new(server: ApiServer, access: Access, agent: Agent, printer: Printer) -> Self {
         Self {
             server,
+            access,
             agent,
             printer,
             log: AgentLog::default(),
             monitors: JoinSet::new(),
             end_rx: None,
+            attached_before: false,
         }
     }
 
-    /// The agent's last words.
-    pub(super) fn last_lines(&self) -> Vec<String> {
-        self.log.lines()
+    /// The agent's last words, now and later.
+    pub(super) fn log(&self) -> AgentLog {
+        self.log.clone()
     }
 
     /// How the newest exec ended, if its status comes soon.
-    pub(super) async fn exec_end(&self) -> Option<ExecEnd> {
+    async fn exec_end(&self) -> Option<ExecEnd> {
         let mut end_rx = self.end_rx.clone()?;
         let ended = end_rx.wait_for(|end| *end != Monitored::Running);
         let ended = tokio::time::timeout(STATUS_WAIT, ended).await.ok()?.ok()?;
@@ -78,12 +86,19 @@ impl AgentTransports {
             Monitored::Running => None,
         }
     }
-}
 
-impl Transports for AgentTransports {
-    type Error = AttachError;
+    /// A live WebSocket outlives its token, so the next one wants everything read afresh.
+    async fn renew(&self) -> Result<(), AttachError> {
+        let renewed = tokio::time::timeout(CREDENTIALS_DEADLINE, self.server.renew(&self.access)).await;
+        match renewed {
+            Ok(renewed) => Ok(renewed?),
+            Err(_) => Err(AttachError::Credentials {
+                after: CREDENTIALS_DEADLINE,
+            }),
+        }
+    }
 
-    async fn next(&mut self) -> Result<Transport, AttachError> {
+    async fn exec(&mut self, patience: Duration) -> Result<Transport, AttachError> {
         let command = self.agent.command("attach");
         let command = command.each_ref().map(String::as_str);
         let client = self.server.client();
@@ -96,7 +111,7 @@ impl Transports for AgentTransports {
         let exec = exec::exec(&client, &command);
         let exec = self
             .server
-            .request_within(EXEC_DEADLINE, ("get", "pods/exec"), exec)
+            .request_within(patience, ("get", "pods/exec"), exec)
             .await?;
         let (end_tx, end_rx) = watch::channel(Monitored::Running);
         self.end_rx = Some(end_rx);
@@ -106,14 +121,55 @@ impl Transports for AgentTransports {
             self.printer.clone(),
             end_tx,
         ));
+        while self.monitors.try_join_next().is_some() {}
         Ok(Transport {
             reader: Box::new(exec.stdout),
             writer: Box::new(exec.stdin),
         })
     }
 
+    /// The failure of an attempt, or the agent's end if that is behind it.
+    async fn or_gone(&self, error: AttachError) -> AttachError {
+        let answered = match &error {
+            AttachError::Api(error) => matches!(error.code(), Some(400 | 404)),
+            AttachError::Ended(_) => true,
+            AttachError::Access(_)
+            | AttachError::Credentials { .. }
+            | AttachError::Container(_)
+            | AttachError::Gone(_)
+            | AttachError::Hello { .. } => false,
+        };
+        if !answered || !self.attached_before {
+            return error;
+        }
+        match agent_watch::look(&self.server, &self.agent).await {
+            Ok(Some(end)) => AttachError::Gone(end),
+            Ok(None) => error,
+            Err(failed) => failed.into(),
+        }
+    }
+}
+
+impl Transports for AgentTransports {
+    type Error = AttachError;
+
+    async fn next(&mut self, patience: Duration) -> Result<Transport, AttachError> {
+        if self.attached_before {
+            self.renew().await?;
+        }
+        match self.exec(patience).await {
+            Ok(transport) => Ok(transport),
+            Err(error) => Err(self.or_gone(error).await),
+        }
+    }
+
+    fn attached(&mut self) {
+        self.attached_before = true;
+    }
+
     async fn explain(&mut self, _: &HelloError) -> Option<AttachError> {
-        self.exec_end().await.map(AttachError::Ended)
+        let error = AttachError::Ended(self.exec_end().await?);
+        Some(self.or_gone(error).await)
     }
 }
 
@@ -129,7 +185,7 @@ async fn monitor(mut monitor: Monitor, log: AgentLog, printer: Printer, end_tx: 
 
 /// The last lines of an agent's log.
 #[derive(Debug, Clone, Default)]
-struct AgentLog(Arc<Mutex<VecDeque<String>>>);
+pub(super) struct AgentLog(Arc<Mutex<VecDeque<String>>>);
 
 impl AgentLog {
     fn push(&self, line: &str, printer: &Printer) {
@@ -148,7 +204,7 @@ impl AgentLog {
         }
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -5,14 +5,38 @@ use std::net::SocketAddr;
 use super::expose::ExposePlan;
 use crate::cluster::agent::Agent;
 use crate::ui::Event;
-use crate::ui::event::{ExposedPort, ExposedService, LocalListener, Ready};
+use crate::ui::event::{ExposedPort, ExposedService, LocalListener, MovedService, Ready, StateName};
 
-/// The ready event of a session.
-pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[SocketAddr]) -> Event {
-    let services = agent
-        .service
-        .iter()
-        .zip(expose)
+/// What a session offers, for its ready event.
+pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[SocketAddr]) -> Ready {
+    Ready {
+        session: agent.session.to_string(),
+        namespace: agent.namespace.clone(),
+        pod: agent.pod_name.clone(),
+        pid: std::process::id(),
+        listeners: addresses
+            .iter()
+            .map(|address| LocalListener {
+                kind: "proxy",
+                address: *address,
+            })
+            .collect(),
+        services: services(agent, expose),
+        state: StateName::Ready,
+        reason: None,
+        attempt: None,
+    }
+}
+
+/// The same with another agent.
+pub(super) fn renew(ready: &mut Ready, agent: &Agent, expose: Option<&ExposePlan>) {
+    ready.pod.clone_from(&agent.pod_name);
+    ready.services = services(agent, expose);
+}
+
+fn services(agent: &Agent, expose: Option<&ExposePlan>) -> Vec<ExposedService> {
+    let services = agent.service.iter().zip(expose);
+    services
         .map(|(service, plan)| ExposedService {
             name: service.name.clone(),
             cluster_ip: service.cluster_ip.clone(),
@@ -25,21 +49,45 @@ pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[Soc
                     url: format!("{}.{}.svc:{}", service.name, agent.namespace, port.service),
                 })
                 .collect(),
-        });
-    Event::Ready(Ready {
-        session: agent.session.to_string(),
-        namespace: agent.namespace.clone(),
-        pod: agent.pod_name.clone(),
-        pid: std::process::id(),
-        listeners: addresses
-            .iter()
-            .map(|address| LocalListener {
-                kind: "proxy",
-                address: *address,
-            })
-            .collect(),
-        services: services.collect(),
-    })
+        })
+        .collect()
+}
+
+/// What a change of agents changed.
+pub(super) struct Replacement {
+    pub(super) event: Event,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Another agent does the work of the one before.
+pub(super) fn replacement(previous: &Agent, agent: &Agent, reason: &str) -> Replacement {
+    let address = |agent: &Agent| agent.service.as_ref().map(|service| service.cluster_ip.clone());
+    let changed = address(previous) != address(agent);
+    let mut warnings = vec![format!(
+        "pod {} took the place of {} ({reason}); connections through it were reset",
+        agent.pod_name, previous.pod_name
+    )];
+    let moved = agent.service.iter().map(|service| MovedService {
+        name: service.name.clone(),
+        cluster_ip: service.cluster_ip.clone(),
+        changed,
+    });
+    let services: Vec<_> = moved.collect();
+    warnings.extend(services.iter().filter(|service| service.changed).map(|service| {
+        format!(
+            "service {} was made anew: its ClusterIP is {} now; its name is the same",
+            service.name, service.cluster_ip
+        )
+    }));
+    Replacement {
+        event: Event::AgentReplaced {
+            pod: agent.pod_name.clone(),
+            generation: agent.generation,
+            reason: reason.to_owned(),
+            services,
+        },
+        warnings,
+    }
 }
 
 /// What people should know beside it.

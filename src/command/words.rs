@@ -28,13 +28,13 @@ impl Reason {
 
     /// What the cluster says about the agent.
     pub(super) fn of_agent(end: &AgentEnd) -> Self {
-        match end {
-            AgentEnd::NamespaceTerminating => Self::new("its namespace is being deleted"),
-            AgentEnd::JobDeleted { .. } => Self::new("its job was deleted"),
-            AgentEnd::PodDeleted => Self::new("its pod was deleted"),
-            AgentEnd::Failed(failure) => Self {
-                text: failure.to_string(),
-                log: last_log(failure).to_vec(),
+        Self {
+            text: end.to_string(),
+            log: match end {
+                AgentEnd::Failed(failure) => last_log(failure).to_vec(),
+                AgentEnd::NamespaceTerminating | AgentEnd::JobDeleted { .. } | AgentEnd::PodDeleted => {
+                    Vec::new()
+                }
             },
         }
     }

@@ -12,8 +12,36 @@ use serde::Serialize;
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Event {
+    /// The session stands in another way than before.
+    State {
+        /// How.
+        state: StateName,
+        /// Why there is no connection to the agent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Which attempt to get one is under way.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        attempt: Option<u32>,
+        /// Which connection to the present agent it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        transport: Option<u32>,
+        /// How long there was none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after_ms: Option<u64>,
+    },
     /// Everything asked for works.
     Ready(Ready),
+    /// Another agent does the work; connections through the one before were reset.
+    AgentReplaced {
+        /// The new agent's pod.
+        pod: String,
+        /// Which Job of the session it belongs to.
+        generation: u32,
+        /// What became of the one before.
+        reason: String,
+        /// The Services that lead to it.
+        services: Vec<MovedService>,
+    },
     /// The session is over although nobody asked for it.
     Lost {
         /// Why.
@@ -40,6 +68,33 @@ pub enum Event {
     },
 }
 
+/// How a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateName {
+    /// The agent is being started, or attached to for the first time.
+    Connecting,
+    /// Connections can be made and flow.
+    Ready,
+    /// The connection to the agent is lost; connections through it wait.
+    Reconnecting,
+    /// Open connections may end, new ones are refused.
+    Draining,
+}
+
+/// A Service after a change of agents.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MovedService {
+    /// Its name.
+    pub name: String,
+    /// Its address in the cluster.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    /// Whether it had to be made anew, with another address.
+    pub changed: bool,
+}
+
 /// What a session offers, in full.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +111,14 @@ pub struct Ready {
     pub listeners: Vec<LocalListener>,
     /// Services whose connections come here.
     pub services: Vec<ExposedService>,
+    /// How it stands; the ready file follows it.
+    pub state: StateName,
+    /// Why there is no connection to the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Which attempt to get one is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
 }
 
 /// A local port.
@@ -140,15 +203,28 @@ impl ReadyFile {
     /// # Errors
     /// The folder cannot be written.
     pub fn write(path: &Path, event: &Event) -> io::Result<Self> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let temporary = path.with_file_name(name);
-        std::fs::write(&temporary, event.json() + "\n")?;
-        std::fs::rename(&temporary, path).inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
+        replace(path, event)?;
         Ok(Self {
             path: path.to_owned(),
         })
     }
+
+    /// Writes it again, in one step as well.
+    ///
+    /// # Errors
+    /// The folder cannot be written any more.
+    pub fn rewrite(&self, event: &Event) -> io::Result<()> {
+        replace(&self.path, event)
+    }
+}
+
+fn replace(path: &Path, event: &Event) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    std::fs::write(&temporary, event.json() + "\n")
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 impl Drop for ReadyFile {
@@ -181,6 +257,9 @@ mod tests {
                     url: "api.dev.svc:80".to_owned(),
                 }],
             }],
+            state: StateName::Ready,
+            reason: None,
+            attempt: None,
         })
     }
 

@@ -135,23 +135,19 @@ async fn the_api_servers_clock_decides_about_the_lease() {
 }
 
 #[tokio::test]
-async fn a_lost_exec_ends_the_session_with_exit_code_6() {
+async fn without_reconnecting_a_lost_exec_is_told_before_the_clean_up_and_exit_code_6() {
     let stage = Stage::start().await;
-    let (plugin, _) = stage.proxy().await;
+    let mut plugin = stage.plugin(
+        "proxy",
+        &["proxy", "--listen", "127.0.0.1:0", "--reconnect-max", "0"],
+    );
+    plugin.ready().await;
     stage.playground.faults().reset_execs();
     let (status, _, log) = plugin.ended().await;
     assert_eq!(status.code(), Some(6), "{log}");
-    stage.until_nothing_is_left().await;
-}
-
-#[tokio::test]
-async fn a_lost_session_is_told_before_the_clean_up() {
-    let stage = Stage::start().await;
-    let (plugin, _) = stage.proxy().await;
-    stage.playground.faults().reset_execs();
-    let (_, _, log) = plugin.ended().await;
     let (told, removing) = (log.find("the session is lost"), log.find("removing session"));
     assert!(told.is_some() && told < removing, "{log}");
+    stage.until_nothing_is_left().await;
 }
 
 #[tokio::test]

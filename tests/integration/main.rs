@@ -7,4 +7,5 @@
 mod life;
 mod succession;
 mod support;
+mod survive;
 mod traffic;

@@ -18,7 +18,7 @@ use tunnel_playground::{Key, Options, Playground};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often a state without a notification is looked at.
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// Largest agent a `ConfigMap` can hold, in bytes.
 pub(crate) const CONFIG_MAP_LIMIT: u64 = 1_048_576;

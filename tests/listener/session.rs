@@ -1,7 +1,10 @@
 //! The listener over a real session: what the stand-in streams of the other tests leave out.
 
+use std::time::Duration;
+
 use kubectl_tunnel::forward::SessionConnector;
 use kubectl_tunnel::listener::{Bound, Listener};
+use kubectl_tunnel::session::{Phase, StandingTx};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +17,7 @@ use crate::support::{Peer, Upstream, options};
 /// A listener on one end of a session, and on the other an agent that dials loopback whatever the name.
 struct Tunnel {
     address: std::net::SocketAddr,
+    _standing_tx: StandingTx,
     links: [link::LinkHandle; 2],
     _tasks: JoinSet<()>,
 }
@@ -69,9 +73,17 @@ impl Tunnel {
         let (session, _, near) = side(End::Plugin, near, &mut tasks);
         let (_, incoming, far) = side(End::Agent, far, &mut tasks);
         tasks.spawn(agent(incoming));
-        tasks.spawn(bound.serve(SessionConnector(session), CancellationToken::new()));
+        let standing_tx = StandingTx::default();
+        standing_tx.set_session(session);
+        standing_tx.set_phase(Phase::Ready {
+            transport: 1,
+            after: Duration::ZERO,
+        });
+        let connector = SessionConnector(standing_tx.door(Duration::from_secs(10)));
+        tasks.spawn(bound.serve(connector, CancellationToken::new()));
         Self {
             address,
+            _standing_tx: standing_tx,
             links: [near, far],
             _tasks: tasks,
         }

@@ -1,0 +1,216 @@
+//! Tells how a session stands: one updated line on a terminal, lines elsewhere, events, and the ready file.
+//!
+//! It follows the session's standing on a task of its own and decides nothing. The ready event itself is the
+//! command's to print, since scripts wait for what comes with it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::expose::ExposePlan;
+use super::ready;
+use crate::cluster::agent::Agent;
+use crate::error::Error;
+use crate::session::{Phase, Standing, StandingTx};
+use crate::ui::event::{Ready, ReadyFile, StateName};
+use crate::ui::{Event, Printer};
+
+/// The running narration.
+#[derive(Debug)]
+pub(super) struct Narrator {
+    standing_tx: StandingTx,
+    facts: SharedFacts,
+    task: Mutex<JoinSet<()>>,
+}
+
+/// What the ready file says beside the state.
+#[derive(Debug)]
+pub(super) struct Facts {
+    ready: Ready,
+    file: Option<ReadyFile>,
+}
+
+type SharedFacts = Arc<Mutex<Option<Facts>>>;
+
+impl Facts {
+    /// Writes the ready file, if one is wanted.
+    pub(super) fn new(ready: Ready, path: Option<&Path>) -> Result<Self, Error> {
+        let file = match path {
+            Some(path) => {
+                let written = ReadyFile::write(path, &Event::Ready(ready.clone()));
+                Some(written.map_err(|source| Error::Io {
+                    doing: format!("write the ready file {}", path.display()),
+                    source,
+                })?)
+            }
+            None => None,
+        };
+        Ok(Self { ready, file })
+    }
+
+    fn rewrite(&mut self) {
+        if let Some(file) = &self.file
+            && let Err(error) = file.rewrite(&Event::Ready(self.ready.clone()))
+        {
+            // It was written before; the session is worth more than the file.
+            tracing::warn!(%error, "the ready file is not up to date");
+        }
+    }
+}
+
+impl Narrator {
+    /// Begins to follow a standing of its own; see [`Narrator::standing`].
+    pub(super) fn start(printer: Printer) -> Self {
+        let standing_tx = StandingTx::default();
+        let facts = SharedFacts::default();
+        let mut task = JoinSet::new();
+        task.spawn(narrate(printer, standing_tx.reader(), Arc::clone(&facts)));
+        Self {
+            standing_tx,
+            facts,
+            task: Mutex::new(task),
+        }
+    }
+
+    /// Where the session writes how it stands.
+    pub(super) fn standing(&self) -> StandingTx {
+        self.standing_tx.clone()
+    }
+
+    /// Everything works for the first time.
+    pub(super) fn ready(&self, facts: Facts) {
+        *lock(&self.facts) = Some(facts);
+    }
+
+    /// Another agent does the work.
+    pub(super) fn replaced(&self, agent: &Agent, expose: Option<&ExposePlan>) {
+        if let Some(facts) = lock(&self.facts).as_mut() {
+            ready::renew(&mut facts.ready, agent, expose);
+            facts.rewrite();
+        }
+    }
+
+    /// Tells the rest, and removes the ready file.
+    pub(super) async fn end(&self) {
+        self.standing_tx.set_phase(Phase::Closed);
+        let mut task = std::mem::take(&mut *self.task.lock().unwrap_or_else(PoisonError::into_inner));
+        // It ends with that phase.
+        while task.join_next().await.is_some() {}
+        *lock(&self.facts) = None;
+    }
+}
+
+fn lock(facts: &SharedFacts) -> std::sync::MutexGuard<'_, Option<Facts>> {
+    facts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, facts: SharedFacts) {
+    let mut told = Told::default();
+    loop {
+        let phase = standing_rx.borrow_and_update().phase.clone();
+        let Some(event) = state_event(&phase) else { return };
+        told.tell(&printer, &phase);
+        // The first readiness has an event of its own.
+        if told.news(&event) {
+            printer.event(&event);
+        }
+        if let (
+            Event::State {
+                state,
+                reason,
+                attempt,
+                ..
+            },
+            Some(facts),
+        ) = (event, lock(&facts).as_mut())
+        {
+            facts.ready.state = state;
+            facts.ready.reason = reason;
+            facts.ready.attempt = attempt;
+            facts.rewrite();
+        }
+        if standing_rx.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What people and programs know already.
+#[derive(Debug, Default)]
+struct Told {
+    reason: Option<Arc<str>>,
+    ready: bool,
+}
+
+impl Told {
+    fn news(&mut self, event: &Event) -> bool {
+        let Event::State { state, .. } = event else {
+            return true;
+        };
+        let first = *state == StateName::Ready && !std::mem::replace(&mut self.ready, true);
+        !first
+    }
+
+    fn tell(&mut self, printer: &Printer, phase: &Phase) {
+        match phase {
+            Phase::Reconnecting { reason, attempt } => {
+                let known = self.reason.replace(Arc::clone(reason));
+                match known {
+                    None => printer.warn(&format!(
+                        "the connection to the agent is lost: {reason}; reconnecting"
+                    )),
+                    Some(known) if known != *reason => {
+                        printer.step(&format!("still reconnecting (attempt {attempt}): {reason}"));
+                    }
+                    Some(_) => {
+                        printer.tick(&format!("still reconnecting (attempt {attempt}): {reason}"));
+                    }
+                }
+            }
+            Phase::Ready { after, .. } => {
+                if self.reason.take().is_some() {
+                    printer.steps_done();
+                    let after = Duration::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                    printer.note(&format!(
+                        "reconnected after {}",
+                        humantime::format_duration(after)
+                    ));
+                }
+            }
+            Phase::Connecting | Phase::Draining | Phase::Closed => {}
+        }
+    }
+}
+
+/// The event of a phase; none once all is over, which other events tell.
+fn state_event(phase: &Phase) -> Option<Event> {
+    let plain = |state| Event::State {
+        state,
+        reason: None,
+        attempt: None,
+        transport: None,
+        after_ms: None,
+    };
+    Some(match phase {
+        Phase::Connecting => plain(StateName::Connecting),
+        Phase::Ready { transport, after } => Event::State {
+            state: StateName::Ready,
+            reason: None,
+            attempt: None,
+            transport: Some(*transport),
+            after_ms: Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+        },
+        Phase::Reconnecting { reason, attempt } => Event::State {
+            state: StateName::Reconnecting,
+            reason: Some(reason.to_string()),
+            attempt: Some(*attempt),
+            transport: None,
+            after_ms: None,
+        },
+        Phase::Draining => plain(StateName::Draining),
+        Phase::Closed => return None,
+    })
+}

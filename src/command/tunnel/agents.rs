@@ -1,0 +1,289 @@
+//! The agents of a session: the first one, and each that takes the place of one that is gone.
+//!
+//! An agent is started, attached to and kept alive by its lease here. What becomes of it is decided in
+//! [`super::loss`].
+
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::super::attach::{AgentLog, AgentTransports, ask_agent};
+use super::super::expose::{self, ExposePlan};
+use super::super::ready;
+use super::super::words::{Reason, start_error, step_text};
+use super::{Serving, Tunnel};
+use crate::cluster::agent::Agent;
+use crate::cluster::client::ApiServer;
+use crate::cluster::failure::Failure;
+use crate::cluster::lease::{self, LeaseEnd, LeasePhase, LeaseTerms};
+use crate::cluster::options::AgentOptions;
+use crate::cluster::start::{self, StartError, StartRequest, StartStep};
+use crate::cluster::watch as agent_watch;
+use crate::error::{AttachError, Error};
+use crate::reverse::Gate;
+use crate::session::{self, ConnectError, Phase, Running};
+
+/// Between two execs into a container that is not there yet.
+const ATTACH_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a pod's status may lag behind the end of its container (the kubelet looks once a second), and the
+/// pause between two looks.
+const CRASH_WAIT: Duration = Duration::from_secs(2);
+const CRASH_PAUSE: Duration = Duration::from_millis(200);
+
+/// Between two tries to start another agent on an API server that does not answer.
+const SUCCEED_PAUSE: Duration = Duration::from_secs(1);
+
+/// A session that is up, with all that keeps it so.
+pub(super) struct Live {
+    pub(super) agent: Agent,
+    pub(super) running: Running<AttachError>,
+    pub(super) lease: JoinSet<LeaseEnd>,
+    pub(super) log: AgentLog,
+    pub(super) since: Instant,
+    /// Agents before this one that ended at once.
+    pub(super) short_lives: u32,
+}
+
+impl Tunnel<'_> {
+    /// Starts the agent and brings the session up.
+    pub(super) async fn come_up(&self) -> Result<Live, Error> {
+        let request = self.start_request(self.options.clone());
+        let started = Instant::now();
+        let agent = start::start(self.server, &request, self.footprint, &|step| self.progress(step))
+            .await
+            .map_err(start_error)?;
+        self.context.printer.step("attaching");
+        self.attach(agent, LeaseTerms::of(&self.options), started).await
+    }
+
+    /// Another agent in the place of one that is gone: its connections are reset, what is served stays.
+    pub(super) async fn replace(
+        &self,
+        mut gone: Live,
+        reason: Reason,
+        serving: &mut Serving,
+    ) -> Result<Live, Error> {
+        let short_lives = Self::short_lives(&gone);
+        gone.running.close();
+        self.say_gone(&reason);
+        let previous = gone.agent.clone();
+        let lost = |failure: String| {
+            self.lost(
+                Reason {
+                    text: format!("{}; no other agent: {failure}", reason.text),
+                    log: reason.log.clone(),
+                },
+                &gone,
+            )
+        };
+        let began = Instant::now();
+        let (agent, terms) = self.succeed(&previous, &lost).await?;
+        let mut live = self
+            .attach(agent, terms, began)
+            .await
+            .map_err(|error| lost(error.to_string()))?;
+        live.short_lives = short_lives;
+        let gate = Gate::default();
+        gate.open();
+        self.serve_incoming(&mut live, &gate, serving);
+        if let Some(service) = &live.agent.service {
+            serving.listening = expose::listen(&live.running.session, service)
+                .await
+                .map_err(|error| lost(error.to_string()))?;
+            // Ready means that callers in the cluster get through as well.
+            self.wait_for_service(&live.agent).await;
+        }
+        self.say_replaced(&previous, &live.agent, &reason);
+        self.standing_tx.set_phase(Phase::Ready {
+            transport: 1,
+            after: began.elapsed(),
+        });
+        Ok(live)
+    }
+
+    fn say_gone(&self, reason: &Reason) {
+        self.standing_tx.set_phase(Phase::Reconnecting {
+            reason: reason.text.as_str().into(),
+            attempt: 1,
+        });
+        for line in &reason.log {
+            self.context.printer.note(&format!("the agent said: {line}"));
+        }
+    }
+
+    fn say_replaced(&self, previous: &Agent, agent: &Agent, reason: &Reason) {
+        let moved = ready::replacement(previous, agent, &reason.text);
+        for warning in moved.warnings {
+            self.context.printer.warn(&warning);
+        }
+        self.context.printer.event(&moved.event);
+        self.narrator.replaced(agent, self.plan.expose.as_ref());
+    }
+
+    /// Starts the next agent; an API server that does not answer is tried for as long as a lost transport is.
+    async fn succeed(
+        &self,
+        previous: &Agent,
+        lost: &dyn Fn(String) -> Error,
+    ) -> Result<(Agent, LeaseTerms), Error> {
+        let deadline = Instant::now() + self.settings.reconnect_max.max(self.options.pod_running_timeout);
+        let mut attempt = 1;
+        loop {
+            let mut options = self.options.clone();
+            options.max_lifetime = self.lifetime_left();
+            let terms = LeaseTerms::of(&options);
+            let request = self.start_request(options);
+            let progress = |step: &StartStep| {
+                tracing::info!("{}", step_text(step, self.server.namespace()));
+            };
+            let error = match start::succeed(self.server, &request, self.footprint, previous, &progress).await
+            {
+                Ok(agent) => return Ok((agent, terms)),
+                Err(error) => error,
+            };
+            if !matches!(error, StartError::Api(_)) || Instant::now() + SUCCEED_PAUSE >= deadline {
+                return Err(lost(error.to_string()));
+            }
+            attempt += 1;
+            self.standing_tx.set_phase(Phase::Reconnecting {
+                reason: error.to_string().into(),
+                attempt,
+            });
+            sleep(SUCCEED_PAUSE).await;
+            if let Err(error) = self.server.renew(&self.access).await {
+                tracing::debug!(%error, "credentials not renewed");
+            }
+        }
+    }
+
+    /// What is left of `--max-lifetime`, by the clock on the wall: the cluster's goes on while we sleep.
+    pub(super) fn lifetime_left(&self) -> Duration {
+        let age = SystemTime::now().duration_since(self.began).unwrap_or_default();
+        self.options.max_lifetime.saturating_sub(age)
+    }
+
+    fn start_request(&self, options: AgentOptions) -> StartRequest {
+        StartRequest {
+            options,
+            secret_sha256: *self.secret.digest().as_bytes(),
+            command: self.context.command_line.clone(),
+            service: self.plan.expose.as_ref().map(ExposePlan::service),
+            ask: ask_agent(self.server),
+        }
+    }
+
+    fn progress(&self, step: &StartStep) {
+        let text = step_text(step, self.server.namespace());
+        if matches!(step, StartStep::FollowingPolicy { .. }) {
+            self.context.printer.warn(&text);
+        } else {
+            self.context.printer.step(&text);
+        }
+    }
+
+    /// Attaches to a started agent and takes its lease over.
+    async fn attach(&self, agent: Agent, terms: LeaseTerms, started: Instant) -> Result<Live, Error> {
+        let (phase_tx, phase_rx) = watch::channel(LeasePhase::Starting);
+        let mut lease = JoinSet::new();
+        lease.spawn(renew(self.server.clone(), agent.clone(), terms, phase_rx));
+        let transports = AgentTransports::new(
+            self.server.clone(),
+            self.access.clone(),
+            agent.clone(),
+            self.context.printer.clone(),
+        );
+        let log = transports.log();
+        let running = self.connect(&agent, transports, &log, started).await?;
+        phase_tx.send_replace(LeasePhase::Attached);
+        tracing::info!(
+            session = %agent.session, pod = agent.pod_name, agent = %running.agent_version,
+            elapsed = ?started.elapsed(), "session ready"
+        );
+        // The lease watches the phase for as long as it runs.
+        lease.spawn(async move {
+            phase_tx.closed().await;
+            std::future::pending().await
+        });
+        Ok(Live {
+            agent,
+            running,
+            lease,
+            log,
+            since: Instant::now(),
+            short_lives: 0,
+        })
+    }
+
+    /// Execs into the agent until it answers, fails for good, or its time is over.
+    async fn connect(
+        &self,
+        agent: &Agent,
+        mut transports: AgentTransports,
+        log: &AgentLog,
+        started: Instant,
+    ) -> Result<Running<AttachError>, Error> {
+        let failed = |source| Error::Attach {
+            pod: agent.pod_name.clone(),
+            source,
+        };
+        let (session, settings) = (agent.session.wire(), &self.settings);
+        loop {
+            let connected =
+                session::connect(transports, session, &self.secret, settings, &self.standing_tx).await;
+            let error;
+            (transports, error) = match connected {
+                Ok(running) => return Ok(running),
+                Err((transports, ConnectError::Transport(error))) => (transports, error),
+                Err((transports, ConnectError::Hello(error))) => {
+                    let log = log.lines();
+                    (transports, AttachError::Hello { error, log })
+                }
+            };
+            if matches!(error, AttachError::Api(_)) {
+                return Err(failed(error));
+            }
+            // "Container not found" means "not yet" as well as "not any more".
+            let missing = matches!(&error, AttachError::Ended(end) if end.is_container_missing());
+            let patience = if missing { Duration::ZERO } else { CRASH_WAIT };
+            if let Some(failure) = self.container_failure(agent, patience).await? {
+                return Err(failed(AttachError::Container(failure)));
+            }
+            if !missing || started.elapsed() > self.options.pod_running_timeout {
+                return Err(failed(error));
+            }
+            sleep(ATTACH_PAUSE).await;
+        }
+    }
+
+    /// Why the agent's container does not run, if its pod says so within `patience`.
+    async fn container_failure(&self, agent: &Agent, patience: Duration) -> Result<Option<Failure>, Error> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let failure = agent_watch::container_failure(self.server, agent).await?;
+            if failure.is_some() || Instant::now() >= deadline {
+                return Ok(failure);
+            }
+            sleep(CRASH_PAUSE).await;
+        }
+    }
+}
+
+async fn renew(
+    server: ApiServer,
+    agent: Agent,
+    terms: LeaseTerms,
+    phase: watch::Receiver<LeasePhase>,
+) -> LeaseEnd {
+    lease::renew(
+        &server,
+        &agent.namespace,
+        &agent.job_name,
+        &agent.job_uid,
+        terms,
+        phase,
+    )
+    .await
+}

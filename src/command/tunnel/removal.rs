@@ -1,0 +1,74 @@
+//! The end of a session in the cluster, and in words.
+
+use super::Tunnel;
+use crate::cluster::end::{self, END_WAIT, LOST_WAIT};
+use crate::error::Error;
+
+impl Tunnel<'_> {
+    /// Deletes what was made and tells what is left. Keeps the error the session ended with.
+    pub(super) async fn remove(&self, result: Result<(), Error>) -> Result<(), Error> {
+        let printer = &self.context.printer;
+        let at_once = self.context.shutdown.at_once();
+        let wait = if matches!(result, Err(Error::Lost { .. })) {
+            LOST_WAIT
+        } else {
+            END_WAIT
+        };
+        let result = match result {
+            Err(Error::SecondSignal) => Err(Error::SecondSignal),
+            // Everything is another process's now.
+            Err(Error::TakenOver) => return Err(Error::TakenOver),
+            result => {
+                if !self.footprint.is_empty() && !self.footprint.keep() {
+                    printer.step(&format!("removing session {}", self.footprint.session()));
+                }
+                tokio::select! {
+                    ending = end::end(self.server, self.footprint, wait) => {
+                        printer.steps_done();
+                        return self.told(result, &ending);
+                    }
+                    () = at_once.cancelled() => Err(Error::SecondSignal),
+                }
+            }
+        };
+        printer.steps_done();
+        if let Err(error) = end::end_fast(self.server, self.footprint).await {
+            printer.warn(&format!("the job was not deleted: {error}"));
+            self.context.last_words.left(self.jobs());
+        }
+        result
+    }
+
+    fn told(&self, result: Result<(), Error>, ending: &end::Ending) -> Result<(), Error> {
+        let mut leftovers: Vec<String> = ending.leftovers.iter().map(ToString::to_string).collect();
+        if self.footprint.keep() {
+            leftovers.extend(self.jobs());
+            if let Some(kept) = leftovers.first() {
+                self.context.printer.note(&format!(
+                    "kept for an hour: {kept}, with its pod's log; remove it with `{}`",
+                    ending.removal_command()
+                ));
+            }
+        }
+        if !ending.is_clean() {
+            let why = ending
+                .error
+                .as_ref()
+                .map(|error| format!(" ({error})"))
+                .unwrap_or_default();
+            let text = format!(
+                "{ending}{why}; it goes by itself, or with `kubectl tunnel cleanup` or `{}`",
+                ending.removal_command()
+            );
+            self.context.printer.warn(&text);
+        }
+        self.context.last_words.left(leftovers);
+        result
+    }
+
+    /// The Jobs that were made, as `job/name`.
+    fn jobs(&self) -> Vec<String> {
+        let jobs = self.footprint.jobs();
+        jobs.iter().map(|job| format!("job/{}", job.name)).collect()
+    }
+}

@@ -1,0 +1,296 @@
+//! Where a session stands, for everybody who waits, shows or opens streams.
+//!
+//! One watch for a command's whole life, over all its transports and agents. The keeper and the command write
+//! it; the listeners open streams through [`Door`], which holds them while there is no transport.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tunnel_wire::{Open, OpenError, Session, Stream};
+
+/// Where a session stands.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// No transport yet.
+    Connecting,
+    /// Streams can be opened and flow.
+    Ready {
+        /// Which transport of the present agent this is.
+        transport: u32,
+        /// How long there was none before it; zero when it took over without a pause.
+        after: Duration,
+    },
+    /// The transport is lost, streams wait for the next one.
+    Reconnecting {
+        /// Why there is none.
+        reason: Arc<str>,
+        /// Which attempt is under way, from 1.
+        attempt: u32,
+    },
+    /// The user asked for the end; open connections may finish.
+    Draining,
+    /// Over.
+    Closed,
+}
+
+/// The phase, and the session that streams are opened in.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Where it stands.
+    pub phase: Phase,
+    session: Option<Session>,
+}
+
+impl Standing {
+    fn open_session(&self) -> Option<&Session> {
+        match self.phase {
+            Phase::Ready { .. } | Phase::Draining => self.session.as_ref(),
+            Phase::Connecting | Phase::Reconnecting { .. } | Phase::Closed => None,
+        }
+    }
+}
+
+/// The writing side. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StandingTx(watch::Sender<Standing>);
+
+impl Default for StandingTx {
+    fn default() -> Self {
+        Self(watch::Sender::new(Standing {
+            phase: Phase::Connecting,
+            session: None,
+        }))
+    }
+}
+
+impl StandingTx {
+    /// Streams are opened in this session from now on.
+    pub fn set_session(&self, session: Session) {
+        self.0.send_modify(|standing| standing.session = Some(session));
+    }
+
+    /// A new phase. Once the end has begun nothing but the end follows.
+    pub fn set_phase(&self, phase: Phase) {
+        self.0.send_if_modified(|standing| {
+            let ending = match standing.phase {
+                Phase::Draining => !matches!(phase, Phase::Closed),
+                Phase::Closed => true,
+                Phase::Connecting | Phase::Ready { .. } | Phase::Reconnecting { .. } => false,
+            };
+            if !ending {
+                standing.phase = phase;
+            }
+            !ending
+        });
+    }
+
+    /// The reading side.
+    #[must_use]
+    pub fn reader(&self) -> watch::Receiver<Standing> {
+        self.0.subscribe()
+    }
+
+    /// The way to open streams; each waits for a transport for at most `hold`.
+    #[must_use]
+    pub fn door(&self, hold: Duration) -> Door {
+        Door {
+            standing_rx: self.reader(),
+            hold,
+        }
+    }
+}
+
+/// Why no stream was opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DoorError {
+    /// The other end said no, or the session ended.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There was no transport for too long.
+    #[error("no connection to the agent for {}{}", humantime::format_duration(*.hold), match .reason {
+        Some(reason) => format!(" ({reason})"),
+        None => String::new(),
+    })]
+    Held {
+        /// How long was waited.
+        hold: Duration,
+        /// What the keeper says about it.
+        reason: Option<Arc<str>>,
+    },
+}
+
+/// Opens streams in whatever session there is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Door {
+    standing_rx: watch::Receiver<Standing>,
+    hold: Duration,
+}
+
+impl Door {
+    /// Opens a stream, once there is a transport.
+    ///
+    /// # Errors
+    /// There was none for the time of the hold, or the session refuses.
+    pub async fn open(&self, open: &Open) -> Result<Stream, DoorError> {
+        let deadline = Instant::now() + self.hold;
+        loop {
+            let session = self.session_by(deadline).await?;
+            match session.open(open).await {
+                // The agent was replaced in between; the next one is worth the rest of the wait.
+                Err(OpenError::SessionClosed) if Instant::now() < deadline => {
+                    drop(timeout_at(deadline, self.other_than(&session)).await);
+                }
+                opened => return Ok(opened?),
+            }
+        }
+    }
+
+    /// Waits for the other end's answer to an open.
+    ///
+    /// # Errors
+    /// It refuses, or there was no transport for the time of the hold.
+    pub async fn opened(&self, stream: &mut Stream) -> Result<(), DoorError> {
+        tokio::select! {
+            opened = stream.opened() => Ok(opened?),
+            held = self.shut() => Err(held),
+        }
+    }
+
+    async fn session_by(&self, deadline: Instant) -> Result<Session, DoorError> {
+        let mut standing_rx = self.standing_rx.clone();
+        let waited = timeout_at(
+            deadline,
+            standing_rx.wait_for(|standing| {
+                standing.open_session().is_some() || matches!(standing.phase, Phase::Closed)
+            }),
+        )
+        .await;
+        match waited {
+            Ok(Ok(standing)) => Ok(standing.open_session().cloned().ok_or(OpenError::SessionClosed)?),
+            Ok(Err(_)) => Err(OpenError::SessionClosed.into()),
+            Err(_) => Err(self.held()),
+        }
+    }
+
+    /// Resolves when another session has taken the place of this closed one, or the end has come.
+    async fn other_than(&self, session: &Session) {
+        let mut standing_rx = self.standing_rx.clone();
+        drop(
+            standing_rx
+                .wait_for(|standing| {
+                    matches!(standing.phase, Phase::Closed)
+                        || standing
+                            .open_session()
+                            .is_some_and(|other| !other.is_same(session))
+                })
+                .await,
+        );
+    }
+
+    /// Resolves when there has been no transport for the time of the hold.
+    async fn shut(&self) -> DoorError {
+        let mut standing_rx = self.standing_rx.clone();
+        let is_open = |standing: &Standing| standing.open_session().is_some();
+        loop {
+            // An error means that the command is gone; then nobody waits either.
+            if standing_rx.wait_for(|standing| !is_open(standing)).await.is_err() {
+                return self.held();
+            }
+            let deadline = Instant::now() + self.hold;
+            match timeout_at(deadline, standing_rx.wait_for(is_open)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return self.held(),
+            }
+        }
+    }
+
+    fn held(&self) -> DoorError {
+        let reason = match &self.standing_rx.borrow().phase {
+            Phase::Reconnecting { reason, .. } => Some(Arc::clone(reason)),
+            Phase::Connecting | Phase::Ready { .. } | Phase::Draining | Phase::Closed => None,
+        };
+        DoorError::Held {
+            hold: self.hold,
+            reason,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tunnel_wire::link;
+    use tunnel_wire::session::{End, start};
+
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(10);
+
+    fn dial() -> Open {
+        Open::Dial {
+            host: "web".to_owned(),
+            port: 80,
+        }
+    }
+
+    fn reconnecting() -> Phase {
+        Phase::Reconnecting {
+            reason: "refused".into(),
+            attempt: 2,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_waits_for_the_hold_and_then_says_why() {
+        let standing_tx = StandingTx::default();
+        standing_tx.set_phase(reconnecting());
+        let before = Instant::now();
+        let error = standing_tx.door(HOLD).open(&dial()).await.unwrap_err();
+        assert_eq!(before.elapsed(), HOLD);
+        assert_eq!(error.to_string(), "no connection to the agent for 10s (refused)");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_goes_on_with_the_next_transport() {
+        let standing_tx = StandingTx::default();
+        let (link, io) = link::channel();
+        let (session, _incoming, driver) = start(End::Plugin, link, io);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(driver.run());
+        standing_tx.set_session(session);
+        standing_tx.set_phase(reconnecting());
+        let door = standing_tx.door(HOLD);
+        let (dial, before) = (dial(), Instant::now());
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            standing_tx.set_phase(Phase::Ready {
+                transport: 2,
+                after: Duration::from_secs(3),
+            });
+        };
+        let (opened, ()) = tokio::join!(door.open(&dial), later);
+        let mut stream = opened.unwrap();
+        assert_eq!(before.elapsed(), Duration::from_secs(3));
+        // The answer never comes; the loss of the transport bounds the wait.
+        standing_tx.set_phase(reconnecting());
+        let before = Instant::now();
+        assert!(matches!(
+            door.opened(&mut stream).await,
+            Err(DoorError::Held { .. })
+        ));
+        assert_eq!(before.elapsed(), HOLD);
+    }
+
+    #[test]
+    fn nothing_but_the_end_follows_the_end() {
+        let standing_tx = StandingTx::default();
+        let reader = standing_tx.reader();
+        standing_tx.set_phase(Phase::Draining);
+        standing_tx.set_phase(reconnecting());
+        assert!(matches!(reader.borrow().phase, Phase::Draining));
+        standing_tx.set_phase(Phase::Closed);
+        standing_tx.set_phase(Phase::Draining);
+        assert!(matches!(reader.borrow().phase, Phase::Closed));
+    }
+}
