@@ -15,8 +15,9 @@ use std::collections::VecDeque;
 /// everything behind it, and more than two writes to a transport never helps.
 const UNSENT_LIMIT: usize = 256 * 1024;
 
-/// Capacity that is kept once everything is acknowledged.
-const IDLE_CAPACITY: usize = 64 * 1024;
+/// Capacity that is kept once everything is acknowledged. Less would be given back and asked for again in the
+/// midst of a transfer, which costs a page fault for each 4 KiB.
+const IDLE_CAPACITY: usize = 1024 * 1024;
 
 /// A position that this stream has not reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
