@@ -199,6 +199,7 @@ fn service(name: &str, app: &str, cluster_ip: Option<&str>) -> Value {
         ports::SOURCE,
         ports::SINK,
         ports::END_FIRST,
+        ports::EXCHANGE,
         ports::CLOSED,
     ];
     let ports: Vec<Value> = [(80, ports::HTTP)]

@@ -55,7 +55,7 @@ pub(crate) fn half_close(host: &str, port: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{} ok", reply.len())
 }
 
-fn connect(authority: &str) -> io::Result<TcpStream> {
+pub(crate) fn connect(authority: &str) -> io::Result<TcpStream> {
     let address = authority
         .to_socket_addrs()?
         .next()

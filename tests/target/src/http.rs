@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use sha2::{Digest as _, Sha256};
 use tunnel_test_target::pattern;
 
+use crate::follow;
 use crate::serve::{BLOCK, end_first_verdict, write_pattern};
 
 /// A request head, as it came.
@@ -69,6 +70,11 @@ pub(crate) fn serve(connection: &TcpStream) -> io::Result<()> {
             write_text(writer, &pattern::sha256(length))?;
         } else if head.path() == "/end-first" {
             write_text(writer, &end_first_verdict())?;
+        } else if let Some(exchange) = number("/exchange/") {
+            write_text(writer, &follow::verdict(exchange))?;
+        } else if let Some(call) = head.path().strip_prefix("/call/") {
+            call_exchange(call)?;
+            write_text(writer, "calling")?;
         } else if head.path() == "/sha256" {
             write_text(writer, &hash)?;
         } else {
@@ -87,6 +93,17 @@ pub(crate) fn serve(connection: &TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Begins the exchange `NUMBER/HOST/PORT`.
+fn call_exchange(words: &str) -> io::Result<()> {
+    let mut words = words.splitn(3, '/');
+    let (Some(Ok(number)), Some(host), Some(port)) =
+        (words.next().map(str::parse), words.next(), words.next())
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    follow::call(number, format!("{host}:{port}"))
 }
 
 /// Reads a body to its length and returns its SHA-256.

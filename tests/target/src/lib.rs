@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
+pub mod exchange;
 pub mod pattern;
 
-/// HTTP/1.1: `GET /bytes/N`, `GET /sha256/N`, `PUT /sha256`, `GET /end-first`; everything else is answered by its own head.
+/// HTTP/1.1: `GET /bytes/N`, `GET /sha256/N`, `PUT /sha256`, `GET /end-first`, `GET /exchange/NUMBER` (how it goes),
+/// `GET /call/NUMBER/HOST/PORT` (begins an exchange with a near end there); everything else is answered by its own head.
 pub const HTTP: u16 = 8080;
 /// The same on a second port.
 pub const HTTP_SECOND: u16 = 8081;
@@ -23,6 +25,8 @@ pub const SINK: u16 = 7011;
 /// Says `over` and ends its direction, then reads the pattern to the end; `GET /end-first` tells how that went,
 /// in the words of [`SINK`], or nothing before.
 pub const END_FIRST: u16 = 7012;
+/// The far end of an exchange, see [`exchange`].
+pub const EXCHANGE: u16 = 7013;
 /// Nobody listens here.
 pub const CLOSED: u16 = 7999;
 

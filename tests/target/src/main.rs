@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 mod call;
+mod follow;
 mod http;
 mod serve;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tunnel_test_target::pattern::{Mismatch, Pattern};
 use tunnel_test_target::{
-    ECHO, END_FIRST, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, SINK, SOURCE, STALL,
+    ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, SINK, SOURCE, STALL,
 };
 
-use crate::http;
+use crate::{follow, http};
 
 /// Bytes read or written at once.
 pub(crate) const BLOCK: usize = 1 << 16;
@@ -21,7 +21,7 @@ type Serve = fn(&TcpStream) -> io::Result<()>;
 
 /// Listens until the process is killed.
 pub(crate) fn run() -> io::Result<()> {
-    let ports: [(u16, Serve); 8] = [
+    let ports: [(u16, Serve); 9] = [
         (HTTP, http::serve),
         (HTTP_SECOND, http::serve),
         (ECHO, echo),
@@ -30,6 +30,7 @@ pub(crate) fn run() -> io::Result<()> {
         (SOURCE, source),
         (SINK, sink),
         (END_FIRST, end_first),
+        (EXCHANGE, follow::follow),
     ];
     let mut listeners = Vec::new();
     for (port, serve) in ports {
