@@ -9,29 +9,40 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) mod audit;
+pub(crate) mod detour;
 pub(crate) mod dial;
 pub(crate) mod fault;
+pub(crate) mod frames;
 pub(crate) mod kinds;
 pub(crate) mod local;
 pub(crate) mod namespace;
+pub(crate) mod near;
 pub(crate) mod no_job_pods;
 pub(crate) mod plugin;
 pub(crate) mod process;
+pub(crate) mod relay;
 pub(crate) mod settings;
 pub(crate) mod target;
+pub(crate) mod tls_relay;
+pub(crate) mod traffic;
 pub(crate) mod wan;
 
-/// No test takes longer; a hang becomes a failure that shows what the programs said.
+/// A test takes no longer unless it asks for more; a hang becomes a failure that shows what the programs said.
 const TEST_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Runs one test on a runtime of its own, bounded.
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    run_for(TEST_DEADLINE, test);
+}
+
+/// The same for a test whose faults alone take longer than the usual deadline.
+pub(crate) fn run_for(limit: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime needs only threads");
-    let ended = runtime.block_on(async { timeout(TEST_DEADLINE, test).await });
+    let ended = runtime.block_on(async { timeout(limit, test).await });
     runtime.shutdown_background();
     ended.expect("the test hung");
 }

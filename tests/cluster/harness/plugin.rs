@@ -212,14 +212,16 @@ impl Plugin {
         self.pid
     }
 
-    /// Waits for the ready event.
+    /// Waits for the ready event; states may come before it.
     pub(crate) async fn ready(&mut self) -> Ready {
-        let event = timeout(READY, self.events.recv()).await;
-        let event = match event {
-            Ok(Some(event)) if event["event"] == "ready" => event,
-            Ok(Some(event)) => panic!("not ready: {event}"),
-            Ok(None) => panic!("ended instead of being ready"),
-            Err(tokio::time::error::Elapsed { .. }) => panic!("not ready within {READY:?}"),
+        let event = loop {
+            match timeout(READY, self.events.recv()).await {
+                Ok(Some(event)) if event["event"] == "ready" => break event,
+                Ok(Some(event)) if event["event"] == "state" => {}
+                Ok(Some(event)) => panic!("not ready: {event}"),
+                Ok(None) => panic!("ended instead of being ready"),
+                Err(tokio::time::error::Elapsed { .. }) => panic!("not ready within {READY:?}"),
+            }
         };
         let text = |name: &str| {
             event[name]
@@ -233,6 +235,36 @@ impl Plugin {
             after: self.started.elapsed(),
             event,
         }
+    }
+
+    /// Waits for the next event of this name; those before it are passed over.
+    pub(crate) async fn event(&mut self, name: &str, limit: Duration) -> Value {
+        self.event_where(limit, name, |event| event["event"] == name)
+            .await
+    }
+
+    /// Waits until the session says that it is in this state.
+    pub(crate) async fn state(&mut self, state: &str, limit: Duration) -> Value {
+        let is = |event: &Value| event["event"] == "state" && event["state"] == state;
+        self.event_where(limit, state, is).await
+    }
+
+    async fn event_where(&mut self, limit: Duration, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let wanted = async {
+            loop {
+                let event = self.events.recv().await;
+                let event = event.unwrap_or_else(|| panic!("ended before `{what}` was told"));
+                if is(&event) {
+                    return event;
+                }
+            }
+        };
+        within(limit, &format!("the event `{what}`"), wanted).await
+    }
+
+    /// The events that came since those read before.
+    pub(crate) fn events_so_far(&mut self) -> Vec<Value> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).collect()
     }
 
     /// Sends a signal.
@@ -274,10 +306,7 @@ impl Plugin {
             readers.join_all(),
         )
         .await;
-        let mut events = Vec::new();
-        while let Ok(event) = self.events.try_recv() {
-            events.push(event);
-        }
+        let events = self.events_so_far();
         Ended {
             status,
             events,

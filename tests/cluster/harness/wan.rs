@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
-use super::namespace::{Namespace, kubectl_config};
+use super::namespace::Namespace;
 use super::settings::Settings;
-use super::{notice, poll};
+use super::{detour, notice, poll};
 
 /// The relay; it ends when dropped.
 pub(crate) struct Wan {
@@ -23,9 +23,6 @@ impl Wan {
             notice("no `wan` tool: long lines are not tried");
             return None;
         };
-        let kubeconfig = namespace.folder().join("wan");
-        std::fs::copy(namespace.kubeconfig(), &kubeconfig).expect("copy the kubeconfig");
-        let (cluster, server) = cluster_of(&kubeconfig);
         let port_file = namespace.folder().join("wan-port");
         let relay = Command::new(tool)
             .args([
@@ -34,7 +31,7 @@ impl Wan {
                 "--rtt",
                 rtt,
                 "--to",
-                server.trim_start_matches("https://"),
+                &detour::api_server(namespace),
             ])
             .arg("--port-file")
             .arg(&port_file)
@@ -50,8 +47,8 @@ impl Wan {
                 .filter(|text| text.contains(':'))
         })
         .await;
-        let server = format!("--server=https://{}", address.trim());
-        kubectl_config(&kubeconfig, &["set-cluster", &cluster, &server]);
+        let address = address.trim().parse().expect("an address and a port");
+        let kubeconfig = detour::through(namespace, "wan", address);
         Some(Self {
             _relay: relay,
             kubeconfig,
@@ -62,22 +59,4 @@ impl Wan {
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
-}
-
-/// Name and server of the current context's cluster.
-fn cluster_of(kubeconfig: &Path) -> (String, String) {
-    let read = kube::config::Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-    let context = read
-        .contexts
-        .iter()
-        .find(|context| Some(&context.name) == read.current_context.as_ref());
-    let name = context
-        .and_then(|context| context.context.as_ref())
-        .map(|context| context.cluster.clone());
-    let name = name.expect("a current context");
-    let cluster = read.clusters.iter().find(|cluster| cluster.name == name);
-    let server = cluster
-        .and_then(|cluster| cluster.cluster.as_ref())
-        .and_then(|cluster| cluster.server.clone());
-    (name, server.expect("a server"))
 }
