@@ -11,6 +11,8 @@ use crate::harness::namespace::{Namespace, Who};
 use crate::harness::{poll, run, within};
 
 const EMPTY: Duration = Duration::from_secs(5);
+/// From a deletion on purpose to the session's end: 5 s, and a margin for a busy machine.
+const TOLD: Duration = Duration::from_secs(7);
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]
@@ -93,25 +95,6 @@ fn a_second_signal_leaves_at_once_and_still_deletes() {
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]
-fn a_deleted_pod_ends_the_session_with_its_reason() {
-    run(async {
-        let namespace = Namespace::create().await;
-        let (plugin, ready) = namespace.proxy(&[]).ready().await;
-        let deleted = namespace
-            .kubectl(Who::Developer, &["delete", "pod", &ready.pod, "--wait=false"])
-            .await;
-        assert!(deleted.status.success());
-        let ended = plugin.end(Duration::from_secs(20)).await;
-        ended
-            .expect_code(6)
-            .expect_said(&["pod", "deleted"])
-            .expect_error_events(6);
-        namespace.wait_empty(Duration::from_secs(60)).await;
-    });
-}
-
-#[test]
-#[ignore = "needs a cluster: make e2e"]
 fn a_deleted_job_ends_the_session_with_its_reason() {
     run(async {
         let namespace = Namespace::create().await;
@@ -121,7 +104,7 @@ fn a_deleted_job_ends_the_session_with_its_reason() {
             .kubectl(Who::Developer, &["delete", "job", &job, "--wait=false"])
             .await;
         assert!(deleted.status.success());
-        let ended = plugin.end(Duration::from_secs(20)).await;
+        let ended = plugin.end(TOLD).await;
         ended
             .expect_code(6)
             .expect_said(&[&job, "deleted"])

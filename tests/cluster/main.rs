@@ -16,3 +16,4 @@ mod reach;
 mod refuse;
 mod start;
 mod stream;
+mod survive;

@@ -23,7 +23,7 @@ pub(crate) struct Settings {
     pub(crate) target: PathBuf,
     /// The API server's audit log, if it can be read here.
     pub(crate) audit_log: Option<PathBuf>,
-    /// `fault blackhole|mend|restart apiserver`: breaks the cluster on purpose.
+    /// `fault blackhole, reset, mend, restart PART`: breaks the cluster on purpose.
     pub(crate) fault: Option<PathBuf>,
     /// A TCP relay that delays.
     pub(crate) wan: Option<PathBuf>,
