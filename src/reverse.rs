@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info};
 use tunnel_wire::error::{Refusal, RefusalCode};
@@ -25,49 +25,72 @@ use crate::cli::port::PortSpec;
 /// bounds a host that does not answer at all, so that the caller is reset within a second.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// Holds early connections back, and counts those that gave up meanwhile.
+/// How long after its opening a connection that says nothing waits for our own checks to be gone: they go
+/// within milliseconds, on a busy node within a second or two.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Holds early connections back. Some of them are our own checks, which the local program must never see: they
+/// say nothing and give up.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    open_tx: watch::Sender<bool>,
+    opening_tx: watch::Sender<Option<Opening>>,
     given_up_tx: watch::Sender<usize>,
+}
+
+/// When a gate was opened, and how many checks may have got through before and have to give up.
+#[derive(Debug, Clone, Copy)]
+struct Opening {
+    at: Instant,
+    checks: usize,
 }
 
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            open_tx: watch::Sender::new(false),
+            opening_tx: watch::Sender::new(None),
             given_up_tx: watch::Sender::new(0),
         }
     }
 }
 
 impl Gate {
-    /// Lets every connection through from now on.
-    pub fn open(&self) {
-        self.open_tx.send_replace(true);
+    /// Lets every connection through from now on but the `checks` that are ours.
+    pub fn open(&self, checks: usize) {
+        let at = Instant::now();
+        self.opening_tx.send_replace(Some(Opening { at, checks }));
     }
 
-    /// Waits until so many early connections have given up.
-    pub async fn given_up(&self, count: usize) {
+    /// Waits until so many connections have given up.
+    async fn given_up(&self, count: usize) {
+        let mut given_up_rx = self.given_up_tx.subscribe();
         // The sender lives in `self`: it cannot be gone.
-        drop(
-            self.given_up_tx
-                .subscribe()
-                .wait_for(|given_up| *given_up >= count)
-                .await,
-        );
+        drop(given_up_rx.wait_for(|given_up| *given_up >= count).await);
     }
 
     /// Waits for the gate; `false` when the connection gave up first.
     async fn pass(&self, stream: &mut Stream) -> bool {
-        let mut open_rx = self.open_tx.subscribe();
+        let passed = self.passed(stream).await;
+        if !passed {
+            self.given_up_tx.send_modify(|count| *count += 1);
+        }
+        passed
+    }
+
+    async fn passed(&self, stream: &mut Stream) -> bool {
+        let mut opening_rx = self.opening_tx.subscribe();
+        let opening = tokio::select! {
+            biased;
+            opening = opening_rx.wait_for(Option::is_some) => opening.ok().and_then(|opening| *opening),
+            () = stream.failed() => return false,
+        };
+        let Some(Opening { at, checks }) = opening else {
+            return false;
+        };
         tokio::select! {
             biased;
-            _ = open_rx.wait_for(|open| *open) => true,
-            () = stream.failed() => {
-                self.given_up_tx.send_modify(|count| *count += 1);
-                false
-            }
+            _ = timeout_at(at + SETTLE, self.given_up(checks)) => true,
+            // Who says something is no check.
+            arrived = stream.arrived() => arrived,
         }
     }
 }

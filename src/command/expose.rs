@@ -19,15 +19,12 @@ use crate::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use crate::error::Error;
 use crate::reverse::Gate;
 
-/// How long the ClusterIP may take to lead to the agent. A node without hairpin never does: no error.
+/// How long the ClusterIP may take to lead to the agent.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long one dial of the check may take, and the pause after one that was refused. A round trip inside
 /// the cluster takes a millisecond.
 const CHECK_DIAL: Duration = Duration::from_millis(60);
-
-/// How long the checks' own connections may take to disappear again.
-const CHECK_SETTLE: Duration = Duration::from_millis(500);
 
 /// Longest Service name (RFC 1035 label).
 const MAX_NAME: usize = 63;
@@ -161,30 +158,27 @@ pub(super) async fn listen(session: &Session, service: &AgentService) -> Result<
 }
 
 /// Dials the ClusterIP from the pod, once a port, until it leads to the agent or [`CHECK_TIMEOUT`] is over,
-/// and opens the gate when the checks' own connections are gone.
+/// and opens the gate for all but the checks' own connections.
 pub(super) async fn announce(session: &Session, service: &AgentService, gate: &Gate) {
+    let mut arrived = 0;
     if !service.cluster_ip.is_empty() {
         let checks = service
             .ports
             .iter()
             .map(|port| check(session, &service.cluster_ip, port.port));
-        let reached = join_all(checks)
-            .await
-            .into_iter()
-            .filter(|reached| *reached)
-            .count();
-        tracing::debug!(reached, "cluster ip checked");
-        // Nothing to wait for when none of them got through; otherwise bounded, since it is only tidiness.
-        drop(timeout(CHECK_SETTLE, gate.given_up(reached)).await);
+        arrived = join_all(checks).await.into_iter().sum();
+        tracing::debug!(arrived, "cluster ip checked");
     }
-    gate.open();
+    gate.open(arrived);
 }
 
-async fn check(session: &Session, cluster_ip: &str, port: u16) -> bool {
+/// Returns how many connections got as far as the agent, or may have.
+async fn check(session: &Session, cluster_ip: &str, port: u16) -> usize {
     let open = Open::Dial {
         host: cluster_ip.to_owned(),
         port,
     };
+    let mut arrived = 0;
     let dials = async {
         loop {
             let mut stream = session.open(&open).await?;
@@ -192,13 +186,18 @@ async fn check(session: &Session, cluster_ip: &str, port: u16) -> bool {
             let opened = timeout(CHECK_DIAL, stream.opened()).await;
             stream.abort("only a check");
             match opened {
-                Ok(Ok(())) => return Ok::<_, OpenError>(()),
+                Ok(Ok(())) => {
+                    arrived += 1;
+                    return Ok::<_, OpenError>(());
+                }
                 Ok(Err(_)) => tokio::time::sleep(CHECK_DIAL).await,
-                Err(_) => {}
+                Err(_) => arrived += 1,
             }
         }
     };
-    matches!(timeout(CHECK_TIMEOUT, dials).await, Ok(Ok(())))
+    // A node without hairpin never leads back: no error.
+    drop(timeout(CHECK_TIMEOUT, dials).await);
+    arrived
 }
 
 #[cfg(test)]

@@ -227,6 +227,24 @@ impl Stream {
         .await;
     }
 
+    /// Waits until there is something to read, an end included. `false` when the stream has failed instead.
+    ///
+    /// For owners that hold a stream back until its other end has shown that it means it.
+    pub async fn arrived(&mut self) -> bool {
+        poll_fn(|cx| {
+            self.wakers.reader.register(cx.waker());
+            self.pump();
+            if !self.received.is_empty() || self.peer_ended {
+                Poll::Ready(true)
+            } else if self.failure.is_some() {
+                Poll::Ready(false)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
     async fn flushed(&mut self) -> Result<(), OpenError> {
         poll_fn(|cx| {
             self.wakers.writer.register(cx.waker());

@@ -87,7 +87,7 @@ impl Tunnel<'_> {
             .map_err(|error| lost(error.to_string()))?;
         live.short_lives = short_lives;
         let gate = Gate::default();
-        gate.open();
+        gate.open(0);
         self.serve_incoming(&mut live, &gate, serving);
         if let Some(service) = &live.agent.service {
             serving.listening = expose::listen(&live.running.session, service)
