@@ -4,7 +4,7 @@
 //! # The data path
 //!
 //! ```text
-//!   forward  listener accepts -> Session::open -> [stream | session | link | cluster/exec] -> agent dials -> relay
+//!   forward  listener accepts -> Door::open -> [stream | session | link | cluster/exec] -> agent dials -> relay
 //!   reverse  agent accepts -> [the same, backwards] -> reverse dials the local program -> relay
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! | [`cli`] | what can be typed |
 //! | [`command`] | one verb a file; the life of a session; where the parts meet |
 //! | [`cluster`] | kubeconfig, the API client, the objects and their life, exec as a byte pipe |
-//! | [`session`] | the session above whatever transport it is given |
+//! | [`session`] | the session with one agent, over as many transports as it takes; where it stands |
 //! | [`listener`] | the local port: HTTP proxy, SOCKS5, Host routing |
 //! | [`forward`] | targets as streams of the session |
 //! | [`reverse`] | connections from the cluster to local programs |

@@ -61,7 +61,7 @@ impl Gate {
     }
 
     /// Waits until so many connections have given up.
-    async fn given_up(&self, count: usize) {
+    pub async fn given_up(&self, count: usize) {
         let mut given_up_rx = self.given_up_tx.subscribe();
         // The sender lives in `self`: it cannot be gone.
         drop(given_up_rx.wait_for(|given_up| *given_up >= count).await);

@@ -109,7 +109,7 @@ pub enum Over<E> {
     #[error(transparent)]
     BadPath(BadPath),
     /// `--reconnect-max` is over.
-    #[error("no connection to the agent for {} ({reason})", humantime::format_duration(*.after))]
+    #[error("no connection to the agent for {}, which is --reconnect-max ({reason})", humantime::format_duration(*.after))]
     GaveUp {
         /// How long was tried.
         after: Duration,

@@ -26,6 +26,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// the cluster takes a millisecond.
 const CHECK_DIAL: Duration = Duration::from_millis(60);
 
+/// How long readiness waits for the checks' own connections to disappear again.
+const CHECK_SETTLE: Duration = Duration::from_millis(500);
+
 /// Longest Service name (RFC 1035 label).
 const MAX_NAME: usize = 63;
 
@@ -167,6 +170,8 @@ pub(super) async fn announce(session: &Session, service: &AgentService, gate: &G
             .iter()
             .map(|port| check(session, &service.cluster_ip, port.port));
         arrived = join_all(checks).await.into_iter().sum();
+        // Mostly they are gone at once. Those that are not are the gate's to sort out.
+        drop(timeout(CHECK_SETTLE, gate.given_up(arrived)).await);
         tracing::debug!(arrived, "cluster ip checked");
     }
     gate.open(arrived);

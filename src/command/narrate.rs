@@ -113,7 +113,6 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
         let phase = standing_rx.borrow_and_update().phase.clone();
         let Some(event) = state_event(&phase) else { return };
         told.tell(&printer, &phase);
-        // The first readiness has an event of its own.
         if told.news(&event) {
             printer.event(&event);
         }
@@ -142,16 +141,21 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
 #[derive(Debug, Default)]
 struct Told {
     reason: Option<Arc<str>>,
+    event: Option<String>,
     ready: bool,
 }
 
 impl Told {
+    /// Whether the event tells anything. The first readiness has an event of its own.
     fn news(&mut self, event: &Event) -> bool {
+        let known = self.event.replace(event.json());
+        if known == self.event {
+            return false;
+        }
         let Event::State { state, .. } = event else {
             return true;
         };
-        let first = *state == StateName::Ready && !std::mem::replace(&mut self.ready, true);
-        !first
+        *state != StateName::Ready || std::mem::replace(&mut self.ready, true)
     }
 
     fn tell(&mut self, printer: &Printer, phase: &Phase) {

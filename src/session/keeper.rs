@@ -306,6 +306,14 @@ impl<T: Transports> Keeper<T> {
 
     /// One attempt, beside whatever there still is.
     async fn attempt(&mut self, search: &mut Search) -> Result<Attempt<T::Error>, Over<T::Error>> {
+        let attempt = self.dial_beside(search).await?;
+        if let (Attempt::Failed(_), Some(end)) = (&attempt, search.let_go.take()) {
+            search.lose(&mut self.care, &end)?;
+        }
+        Ok(attempt)
+    }
+
+    async fn dial_beside(&mut self, search: &mut Search) -> Result<Attempt<T::Error>, Over<T::Error>> {
         let Self { transports, care } = self;
         let greeting = AtomicBool::new(false);
         let greet = || greeting.store(true, Ordering::Relaxed);
@@ -320,9 +328,14 @@ impl<T: Transports> Keeper<T> {
                     Err(error) => Attempt::Failed(error),
                 }),
                 happened = search.happens(care) => match happened {
-                    // Once the hello is out the agent may have moved over.
+                    // Once the hello is out the agent may have moved over, and let go of the old transport.
                     Happened::Recovered if greeting.load(Ordering::Relaxed) => search.in_doubt = false,
                     Happened::Recovered => return Ok(Attempt::Recovered),
+                    Happened::Ended(end)
+                        if greeting.load(Ordering::Relaxed) && !end.is_final() && !end.blames_path() =>
+                    {
+                        search.let_go = Some(end);
+                    }
                     Happened::Ended(end) => search.lose(care, &end)?,
                     Happened::Looked => search.check_budget(care)?,
                 },
@@ -388,6 +401,8 @@ impl Care {
 struct Search {
     /// The one in use, while it lasts.
     attached: Option<Attached>,
+    /// How it ended while the next one's hello was on its way: most likely the agent has moved over.
+    let_go: Option<TransportEnd>,
     /// Since when no bytes flow, as far as is known.
     lost: Instant,
     /// The old transport is in doubt: hearing from it ends the search.
@@ -411,6 +426,7 @@ impl Search {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             attached: Some(attached),
+            let_go: None,
             lost: Instant::now(),
             in_doubt: matches!(cause, Cause::Suspect | Cause::Woke(_)),
             planned: matches!(cause, Cause::Aged),
@@ -432,10 +448,11 @@ impl Search {
         let mut health_rx = care.link.health();
         health_rx.mark_unchanged();
         let attached = self.attached.as_mut();
+        let let_go = self.let_go.is_some();
         let ended = async {
             match attached {
-                Some(attached) => attached.ended().await,
-                None => pending().await,
+                Some(attached) if !let_go => attached.ended().await,
+                Some(_) | None => pending().await,
             }
         };
         tokio::select! {

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::settings::Settings;
 use super::{notice, say};
 
-/// A healthy start of an API server takes a few seconds.
-const BACK: Duration = Duration::from_secs(10);
+/// A healthy start of an API server takes a few seconds, on a busy machine ten.
+const BACK: Duration = Duration::from_secs(30);
 /// A start may meet the port of the server that was just killed, and then the new one ends at once.
 const STARTS: u32 = 3;
 
