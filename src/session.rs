@@ -124,6 +124,14 @@ pub enum Over<E> {
     Link(TransportEnd),
 }
 
+impl<E> Over<E> {
+    /// Whether another process has the session now.
+    #[must_use]
+    pub fn is_takeover(&self) -> bool {
+        matches!(self, Self::Evicted | Self::Refused(Verdict::Replaced))
+    }
+}
+
 /// Why a session did not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError<E> {
@@ -220,10 +228,10 @@ impl<E: Send + 'static> Running<E> {
         self.link.probe_unanswered()
     }
 
-    /// Says goodbye and waits for the agent's; the caller bounds the wait.
-    pub async fn goodbye(&mut self) {
+    /// Says goodbye and waits for the agent's, or for what else ends the session; the caller bounds the wait.
+    pub async fn goodbye(&mut self) -> Over<E> {
         self.link.goodbye();
-        self.over().await;
+        self.over().await
     }
 
     /// Ends every stream at once, and keeps nothing any more.

@@ -3,7 +3,7 @@
 //! Not `Api::exec`, which moves 1 KiB at a time through one select loop. Two tasks of our own over the raw
 //! WebSocket: one reads without pause, one writes what it is given. Messages are binary, one channel byte
 //! and at most 32 KiB, never fragmented (the API server takes a continuation frame for a new message).
-//! The tasks end when the [`Exec`] is dropped. What travels inside is none of this file's business.
+//! The tasks end when both pipes are dropped, on a dead line too, or with the [`Monitor`]. What travels inside is none of this file's business.
 //!
 //! | channel | is |
 //! |---|---|
@@ -13,8 +13,9 @@
 //! | 3 | the end status, a JSON `Status`; without it the transport was lost, the command did not end |
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
@@ -27,7 +28,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::io::StreamReader;
-use tokio_util::sync::PollSender;
+use tokio_util::sync::{CancellationToken, PollSender};
 
 /// Payload of one message: what every hop between API server and runtime passes on uncut.
 const MESSAGE: usize = 32 * 1024;
@@ -40,6 +41,9 @@ const LOG_QUEUE: usize = 256;
 
 /// Longest log line kept, in bytes.
 const LOG_LINE: usize = 16 * 1024;
+
+/// How long an exec that is given up may take to say its last and to close.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -139,8 +143,23 @@ pub async fn exec(client: &kube::Client, command: &Command<'_>) -> Result<Exec, 
     let (log_tx, log_rx) = mpsc::channel(LOG_QUEUE);
     let (end_tx, end_rx) = watch::channel(None);
     let mut tasks = JoinSet::new();
-    tasks.spawn(read(source, stdout_tx, log_tx, end_tx));
-    tasks.spawn(write(sink, stdin_rx));
+    let over = CancellationToken::new();
+    let reading_ends = over.clone().drop_guard();
+    tasks.spawn(async move {
+        let _reading_ends = reading_ends;
+        read(source, stdout_tx, log_tx, end_tx).await;
+    });
+    tasks.spawn(async move {
+        // A line that takes nothing more must not keep the socket of an exec that is given up.
+        let last_words = async {
+            over.cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = write(sink, stdin_rx) => {}
+            () = last_words => {}
+        }
+    });
     Ok(Exec {
         stdout: StreamReader::new(Chunks(stdout_rx)),
         stdin: Stdin {
@@ -186,7 +205,21 @@ async fn read<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut log = LogLines::default();
-    while let Some(message) = source.next().await {
+    // Once nobody reads any more the log and the status may still come; on a dead line nothing else ends this.
+    let nobody_reads = {
+        let stdout_tx = stdout_tx.clone();
+        async move {
+            stdout_tx.closed().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    };
+    let mut nobody_reads = pin!(nobody_reads);
+    loop {
+        let message = tokio::select! {
+            message = source.next() => message,
+            () = &mut nobody_reads => break,
+        };
+        let Some(message) = message else { break };
         let mut payload = match message {
             Ok(Message::Binary(payload)) => payload,
             Ok(Message::Close(_)) => break,

@@ -251,7 +251,9 @@ async fn ask(server: ApiServer, pod: AgentPod) -> Result<AgentState, AskError> {
         .request(("get", "pods/exec"), exec::exec(&client, &command))
         .await?;
     let mut answer = String::new();
-    exec.stdout.take(STATE_LINE).read_to_string(&mut answer).await?;
+    // Kept until the end: an exec whose stdout nobody reads is given up.
+    let mut stdout = exec.stdout.take(STATE_LINE);
+    stdout.read_to_string(&mut answer).await?;
     if answer.is_empty() {
         return Err(match exec.monitor.ended().await {
             Some(end) => AttachError::Ended(end).into(),

@@ -188,15 +188,16 @@ async fn check(session: &Session, cluster_ip: &str, port: u16) -> usize {
         loop {
             let mut stream = session.open(&open).await?;
             // The node drops what comes before it knows the Service, and TCP asks again only after a second.
+            arrived += 1;
             let opened = timeout(CHECK_DIAL, stream.opened()).await;
             stream.abort("only a check");
             match opened {
-                Ok(Ok(())) => {
-                    arrived += 1;
-                    return Ok::<_, OpenError>(());
+                Ok(Ok(())) => return Ok::<_, OpenError>(()),
+                Ok(Err(_)) => {
+                    arrived -= 1;
+                    tokio::time::sleep(CHECK_DIAL).await;
                 }
-                Ok(Err(_)) => tokio::time::sleep(CHECK_DIAL).await,
-                Err(_) => arrived += 1,
+                Err(_) => {}
             }
         }
     };

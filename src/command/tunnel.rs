@@ -54,6 +54,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the agent may take to answer a goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Least `--transport-max-age`: a new connection takes a tenth of it.
+const LEAST_AGE: Duration = Duration::from_secs(1);
+
 /// How long a Service may take to have the agent as its endpoint (measured: 1.2 s with a new pod).
 const SERVICE_WAIT: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,9 @@ impl<'a> ProxyPlan<'a> {
 /// Runs a session until the user, the cluster or an error ends it.
 pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> {
     let options = plan.session.agent.validate().map_err(Error::AgentFlags)?;
+    if plan.session.transport_max_age.is_some_and(|age| age < LEAST_AGE) {
+        return Err(Error::Usage("--transport-max-age must be at least 1s".to_owned()));
+    }
     if let Some(path) = &plan.session.ready_file {
         ReadyFile::forget(path);
     }
@@ -184,7 +190,7 @@ impl Tunnel<'_> {
             };
             let reason = match verdict {
                 Verdict::Replace(reason) => reason,
-                Verdict::TakenOver => return Err(Error::TakenOver),
+                Verdict::TakenOver => return Err(self.taken_over()),
                 Verdict::Lost(reason) => return Err(self.lost(reason, &live)),
             };
             live = tokio::select! {
@@ -213,10 +219,7 @@ impl Tunnel<'_> {
                 .tasks
                 .spawn(bound.serve(SessionConnector(door), serving.drain.clone()));
         }
-        self.standing_tx.set_phase(Phase::Ready {
-            transport: 1,
-            after: Duration::ZERO,
-        });
+        self.standing_tx.complete(Duration::ZERO);
         printer.steps_done();
         let ready = ready::event(&live.agent, self.plan.expose.as_ref(), &addresses);
         let facts = Facts::new(ready.clone(), self.plan.session.ready_file.as_deref())?;
@@ -291,7 +294,10 @@ impl Tunnel<'_> {
         }
         tokio::select! {
             // The agent leaves by itself when this is not answered.
-            _ = timeout(GOODBYE_TIMEOUT, live.running.goodbye()) => Ok(()),
+            over = timeout(GOODBYE_TIMEOUT, live.running.goodbye()) => match over {
+                Ok(over) if over.is_takeover() => Err(self.taken_over()),
+                Ok(_) | Err(_) => Ok(()),
+            },
             () = at_once.cancelled() => Err(Error::SecondSignal),
         }
     }

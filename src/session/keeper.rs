@@ -18,7 +18,7 @@ use super::backoff::Backoff;
 use super::clock::{LOOK_EVERY, Moment, Watchman};
 use super::dial::{DialError, Dialled, Name, dial};
 use super::lifetime::Lifetimes;
-use super::path::{PathJudge, Trial};
+use super::path::{PathJudge, Trial, moved};
 use super::standing::{Phase, StandingTx};
 use super::{Over, Settings, TransportError, Transports, WallClock};
 
@@ -186,7 +186,7 @@ impl Care {
     fn conclude<E>(&mut self, begin: Begin, outcome: Outcome<'_>) -> Result<(), Over<E>> {
         let (before, after) = (begin.progress, self.link.progress());
         let age = begin.at.elapsed();
-        if after != before || age >= HEALTHY_AFTER {
+        if moved(before, after) || age >= HEALTHY_AFTER {
             self.backoff = None;
         }
         let end = match outcome {
@@ -197,7 +197,13 @@ impl Care {
         if let Some(TransportEnd::Ended | TransportEnd::Failed(_)) = end {
             self.lifetimes.ended_at(age);
         }
-        let trial = Trial { end, before, after };
+        let probe_open = self.link.probe_unanswered();
+        let trial = Trial {
+            end,
+            before,
+            after,
+            probe_open,
+        };
         self.judge.on_transport(&trial).map_err(Over::BadPath)?;
         match end {
             Some(TransportEnd::Goodbye) => Err(Over::Goodbye),
@@ -237,6 +243,8 @@ enum Attempt<E> {
     Connected(Box<Dialled>),
     /// The transport in doubt has answered meanwhile.
     Recovered,
+    /// We slept: what it had begun is of the past.
+    Slept,
     Failed(DialError<E>),
 }
 
@@ -274,7 +282,12 @@ impl<T: Transports> Keeper<T> {
         // Whether it is slow or dead, an answer tells.
         self.care.link.ask();
         if let Cause::Ended(end) = &cause {
-            search.lose(&mut self.care, end)?;
+            let since = search.lose(&mut self.care, end)?;
+            // One that ended without having moved a byte is a failed attempt like others.
+            if let Some(since) = since.filter(|_| self.care.backoff.is_some()) {
+                search.check_budget(&mut self.care)?;
+                search.pause(&mut self.care, &end.to_string(), since).await?;
+            }
         }
         loop {
             search.check_budget(&mut self.care)?;
@@ -284,6 +297,7 @@ impl<T: Transports> Keeper<T> {
                     self.care.usual = began.elapsed();
                     return search.move_over(&mut self.care, *dialled).await;
                 }
+                Attempt::Slept => {}
                 Attempt::Recovered => {
                     if let Some(attached) = search.keep_old(&self.care) {
                         return Ok(attached);
@@ -298,7 +312,12 @@ impl<T: Transports> Keeper<T> {
                         attached.renew_not_before = Some(Instant::now() + RENEW_PAUSE);
                         return Ok(attached);
                     }
-                    search.pause(&mut self.care, &reason, began).await?;
+                    let paused = search.pause(&mut self.care, &reason, began).await?;
+                    if paused == Paused::Recovered
+                        && let Some(attached) = search.keep_old(&self.care)
+                    {
+                        return Ok(attached);
+                    }
                 }
             }
         }
@@ -336,8 +355,12 @@ impl<T: Transports> Keeper<T> {
                     {
                         search.let_go = Some(end);
                     }
-                    Happened::Ended(end) => search.lose(care, &end)?,
-                    Happened::Looked => search.check_budget(care)?,
+                    Happened::Ended(end) => drop(search.lose(care, &end)?),
+                    Happened::Looked => {
+                        if search.check_budget(care)? && !greeting.load(Ordering::Relaxed) {
+                            return Ok(Attempt::Slept);
+                        }
+                    }
                 },
             }
         }
@@ -413,6 +436,15 @@ struct Search {
     look: tokio::time::Interval,
 }
 
+/// Why a pause is over.
+#[derive(Debug, PartialEq, Eq)]
+enum Paused {
+    /// It is time for the next attempt.
+    Enough,
+    /// The transport in doubt has answered.
+    Recovered,
+}
+
 /// What happens beside an attempt or a pause.
 enum Happened {
     Ended(TransportEnd),
@@ -472,21 +504,28 @@ impl Search {
         }
     }
 
-    /// The old transport is over.
-    fn lose<E>(&mut self, care: &mut Care, end: &TransportEnd) -> Result<(), Over<E>> {
+    /// The old transport is over. Returns when it began.
+    fn lose<E>(&mut self, care: &mut Care, end: &TransportEnd) -> Result<Option<Instant>, Over<E>> {
+        let mut since = None;
         if let Some(attached) = self.attached.take() {
+            // Without a loss before it there is nothing to go on with.
+            care.backoff();
             care.conclude(attached.begin, Outcome::Ended(end))?;
+            since = Some(attached.begin.at);
+        }
+        if self.planned {
+            self.lost = Instant::now();
         }
         self.in_doubt = false;
         self.planned = false;
         self.reason = end.to_string();
-        let attempt = care.backoff().attempts() + 1;
+        let attempt = care.backoff.as_ref().map_or(0, Backoff::attempts) + 1;
         care.say_reconnecting(&self.reason, attempt);
-        Ok(())
+        Ok(since)
     }
 
-    /// Looks at the clocks, and gives up when the time for a loss is over.
-    fn check_budget<E>(&mut self, care: &mut Care) -> Result<(), Over<E>> {
+    /// Looks at the clocks, and gives up when the time for a loss is over. Returns whether we slept.
+    fn check_budget<E>(&mut self, care: &mut Care) -> Result<bool, Over<E>> {
         let asleep = care.look(self.attached.is_some());
         let now = Instant::now();
         let backoff = care.backoff();
@@ -495,7 +534,7 @@ impl Search {
         }
         if self.attached.is_some() {
             // Not lost yet.
-            return Ok(());
+            return Ok(asleep.is_some());
         }
         backoff.look(now);
         if backoff.is_over() {
@@ -504,7 +543,7 @@ impl Search {
                 reason: self.reason.clone(),
             });
         }
-        Ok(())
+        Ok(asleep.is_some())
     }
 
     /// The old transport after all, if it still is there and well.
@@ -528,6 +567,7 @@ impl Search {
             };
             care.conclude(begin, outcome)?;
         }
+        care.judge.on_good_hello();
         let attached = Attached::start(&care.link, dialled);
         self.say_ready(care, attached.number);
         Ok(attached)
@@ -543,7 +583,7 @@ impl Search {
     }
 
     /// Waits for the next attempt.
-    async fn pause<E>(&mut self, care: &mut Care, reason: &str, began: Instant) -> Result<(), Over<E>> {
+    async fn pause<E>(&mut self, care: &mut Care, reason: &str, began: Instant) -> Result<Paused, Over<E>> {
         reason.clone_into(&mut self.reason);
         // Whatever was planned, the old one is not well either.
         self.planned = false;
@@ -558,12 +598,15 @@ impl Search {
             tokio::select! {
                 biased;
                 happened = self.happens(care) => match happened {
-                    Happened::Ended(end) => self.lose(care, &end)?,
-                    // The next attempt finds it well and gives way at once.
-                    Happened::Recovered => return Ok(()),
-                    Happened::Looked => self.check_budget(care)?,
+                    Happened::Ended(end) => drop(self.lose(care, &end)?),
+                    Happened::Recovered => return Ok(Paused::Recovered),
+                    Happened::Looked => {
+                        if self.check_budget(care)? {
+                            return Ok(Paused::Enough);
+                        }
+                    }
                 },
-                () = sleep_until(until) => return Ok(()),
+                () = sleep_until(until) => return Ok(Paused::Enough),
             }
         }
     }

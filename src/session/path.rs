@@ -56,6 +56,13 @@ pub(super) struct Trial<'a> {
     pub(super) end: Option<&'a TransportEnd>,
     pub(super) before: Progress,
     pub(super) after: Progress,
+    /// The bytes that check the path were sent and have not come back.
+    pub(super) probe_open: bool,
+}
+
+/// Whether a link has moved: bytes that only wait to be sent are no progress.
+pub(super) fn moved(before: Progress, after: Progress) -> bool {
+    (before.received, before.acknowledged) != (after.received, after.acknowledged)
 }
 
 /// Counts.
@@ -72,6 +79,13 @@ impl PathJudge {
         self.strike(Place::Hello)
     }
 
+    /// The first bytes of a transport were the agent's.
+    pub(super) fn on_good_hello(&mut self) {
+        if self.place == Some(Place::Hello) {
+            *self = Self::default();
+        }
+    }
+
     /// A transport is over.
     pub(super) fn on_transport(&mut self, trial: &Trial<'_>) -> Result<(), BadPath> {
         let (before, after) = (trial.before, trial.after);
@@ -84,7 +98,12 @@ impl PathJudge {
             Some(TransportEnd::PeerFault { position, .. }) => self.strike(Place::ToAgent(*position)),
             Some(TransportEnd::ProbeAltered { .. }) => self.strike(Place::Probe),
             Some(TransportEnd::Deaf) | None if unheard => self.strike(to_agent),
-            Some(TransportEnd::Ended | TransportEnd::Failed(_)) if unheard && after == before => {
+            Some(TransportEnd::Ended | TransportEnd::Failed(_))
+                if trial.probe_open && !moved(before, after) =>
+            {
+                self.strike(Place::Probe)
+            }
+            Some(TransportEnd::Ended | TransportEnd::Failed(_)) if unheard && !moved(before, after) => {
                 self.ends += 1;
                 if self.ends >= ENDS {
                     return Err(BadPath {
@@ -95,7 +114,7 @@ impl PathJudge {
                 Ok(())
             }
             Some(_) | None => {
-                if after != before {
+                if moved(before, after) {
                     *self = Self::default();
                 }
                 Ok(())
@@ -142,7 +161,13 @@ mod tests {
     }
 
     fn trial(judge: &mut PathJudge, end: Option<&TransportEnd>, before: Progress, after: Progress) -> bool {
-        judge.on_transport(&Trial { end, before, after }).is_err()
+        let trial = Trial {
+            end,
+            before,
+            after,
+            probe_open: false,
+        };
+        judge.on_transport(&trial).is_err()
     }
 
     #[test]
@@ -154,6 +179,7 @@ mod tests {
             end: Some(&altered(7)),
             before: at(5, 7),
             after: at(5, 7),
+            probe_open: false,
         });
         assert!(verdict.unwrap_err().to_string().contains("byte 7 from the agent"));
     }
@@ -192,6 +218,35 @@ mod tests {
             assert!(!trial(&mut judge, Some(&end), at(10, 9), at(10, 9)));
         }
         assert!(trial(&mut judge, Some(&end), at(10, 9), at(10, 9)));
+    }
+
+    #[test]
+    fn a_path_that_cuts_each_probe_is_found_on_an_idle_link() {
+        let mut judge = PathJudge::default();
+        let idle = Progress {
+            received: 0,
+            acknowledged: 0,
+            written: 0,
+        };
+        let mut cut = || {
+            judge.on_transport(&Trial {
+                end: Some(&TransportEnd::Ended),
+                before: idle,
+                after: idle,
+                probe_open: true,
+            })
+        };
+        assert!(cut().is_ok() && cut().is_ok());
+        assert!(cut().unwrap_err().to_string().contains("sent to check it"));
+    }
+
+    #[test]
+    fn strange_first_bytes_count_only_in_a_row() {
+        let mut judge = PathJudge::default();
+        for _ in 0..5 {
+            assert!(judge.on_bad_hello().is_ok() && judge.on_bad_hello().is_ok());
+            judge.on_good_hello();
+        }
     }
 
     #[test]

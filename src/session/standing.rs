@@ -41,6 +41,10 @@ pub struct Standing {
     /// Where it stands.
     pub phase: Phase,
     session: Option<Session>,
+    /// Whether everything that belongs to the present session is in place.
+    complete: bool,
+    /// What is to be told once it is: the keeper is ready already.
+    ready: Option<Phase>,
 }
 
 impl Standing {
@@ -61,17 +65,58 @@ impl Default for StandingTx {
         Self(watch::Sender::new(Standing {
             phase: Phase::Connecting,
             session: None,
+            complete: false,
+            ready: None,
         }))
     }
 }
 
 impl StandingTx {
-    /// Streams are opened in this session from now on.
+    /// Streams are opened in this session, which has its first transport, once [`StandingTx::complete`] says so.
     pub fn set_session(&self, session: Session) {
-        self.0.send_modify(|standing| standing.session = Some(session));
+        self.0.send_if_modified(|standing| {
+            standing.session = Some(session);
+            standing.complete = false;
+            standing.ready = Some(Phase::Ready {
+                transport: 1,
+                after: Duration::ZERO,
+            });
+            false
+        });
     }
 
-    /// A new phase. Once the end has begun nothing but the end follows.
+    /// The session before is gone, and another one is being made.
+    pub fn begin_anew(&self, reason: &str) {
+        self.0.send_if_modified(|standing| {
+            standing.complete = false;
+            standing.ready = None;
+            false
+        });
+        self.set_phase(Phase::Reconnecting {
+            reason: reason.into(),
+            attempt: 1,
+        });
+    }
+
+    /// Everything that belongs to the session is in place: it is ready whenever its keeper is. `lost` is how
+    /// long there was none before.
+    pub fn complete(&self, lost: Duration) {
+        let ready = self.0.borrow().ready.clone();
+        self.0.send_if_modified(|standing| {
+            standing.complete = true;
+            standing.ready = None;
+            false
+        });
+        // Otherwise the keeper has lost its transport meanwhile, and says so itself when it has another.
+        if let Some(Phase::Ready { transport, .. }) = ready {
+            self.set_phase(Phase::Ready {
+                transport,
+                after: lost,
+            });
+        }
+    }
+
+    /// A new phase. Once the end has begun nothing but the end follows; nothing is ready before it is complete.
     pub fn set_phase(&self, phase: Phase) {
         self.0.send_if_modified(|standing| {
             let ending = match standing.phase {
@@ -79,6 +124,14 @@ impl StandingTx {
                 Phase::Closed => true,
                 Phase::Connecting | Phase::Ready { .. } | Phase::Reconnecting { .. } => false,
             };
+            let early = !standing.complete && matches!(phase, Phase::Ready { .. });
+            if early {
+                standing.ready = Some(phase);
+                return false;
+            }
+            if matches!(phase, Phase::Reconnecting { .. }) {
+                standing.ready = None;
+            }
             if !ending {
                 standing.phase = phase;
             }
@@ -259,6 +312,7 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(driver.run());
         standing_tx.set_session(session);
+        standing_tx.complete(Duration::ZERO);
         standing_tx.set_phase(reconnecting());
         let door = standing_tx.door(HOLD);
         let (dial, before) = (dial(), Instant::now());
@@ -280,6 +334,36 @@ mod tests {
             Err(DoorError::Held { .. })
         ));
         assert_eq!(before.elapsed(), HOLD);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_ready_when_it_is_complete_and_its_keeper_has_a_transport() {
+        let (link, io) = link::channel();
+        let (session, ..) = start(End::Plugin, link, io);
+        let standing_tx = StandingTx::default();
+        let reader = standing_tx.reader();
+        let transport = || match reader.borrow().phase {
+            Phase::Ready { transport, .. } => Some(transport),
+            Phase::Connecting | Phase::Reconnecting { .. } | Phase::Draining | Phase::Closed => None,
+        };
+        standing_tx.set_session(session.clone());
+        assert_eq!(transport(), None);
+        standing_tx.set_phase(reconnecting());
+        standing_tx.complete(Duration::ZERO);
+        assert_eq!(transport(), None);
+        let ready = |transport| Phase::Ready {
+            transport,
+            after: Duration::ZERO,
+        };
+        standing_tx.set_phase(ready(2));
+        assert_eq!(transport(), Some(2));
+
+        standing_tx.begin_anew("its pod was deleted");
+        standing_tx.set_session(session);
+        standing_tx.set_phase(ready(2));
+        assert_eq!(transport(), None);
+        standing_tx.complete(Duration::from_secs(1));
+        assert_eq!(transport(), Some(2));
     }
 
     #[test]

@@ -263,10 +263,7 @@ impl Stage {
         let Ok(running) = connected else {
             panic!("the first transport works");
         };
-        standing_tx.set_phase(Phase::Ready {
-            transport: 1,
-            after: Duration::ZERO,
-        });
+        standing_tx.complete(Duration::ZERO);
         Self {
             line,
             running,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubectl_tunnel::forward::SessionConnector;
 use kubectl_tunnel::listener::{Bound, Listener};
-use kubectl_tunnel::session::{Phase, StandingTx};
+use kubectl_tunnel::session::StandingTx;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,10 +75,7 @@ impl Tunnel {
         tasks.spawn(agent(incoming));
         let standing_tx = StandingTx::default();
         standing_tx.set_session(session);
-        standing_tx.set_phase(Phase::Ready {
-            transport: 1,
-            after: Duration::ZERO,
-        });
+        standing_tx.complete(Duration::ZERO);
         let connector = SessionConnector(standing_tx.door(Duration::from_secs(10)));
         tasks.spawn(bound.serve(connector, CancellationToken::new()));
         Self {

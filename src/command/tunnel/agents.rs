@@ -19,6 +19,7 @@ use crate::cluster::client::ApiServer;
 use crate::cluster::failure::Failure;
 use crate::cluster::lease::{self, LeaseEnd, LeasePhase, LeaseTerms};
 use crate::cluster::options::AgentOptions;
+use crate::cluster::service::ServiceError;
 use crate::cluster::start::{self, StartError, StartRequest, StartStep};
 use crate::cluster::watch as agent_watch;
 use crate::error::{AttachError, Error};
@@ -56,7 +57,8 @@ impl Tunnel<'_> {
             .await
             .map_err(start_error)?;
         self.context.printer.step("attaching");
-        self.attach(agent, LeaseTerms::of(&self.options), started).await
+        self.attach(agent, LeaseTerms::of(&self.options), started, None)
+            .await
     }
 
     /// Another agent in the place of one that is gone: its connections are reset, what is served stays.
@@ -80,9 +82,10 @@ impl Tunnel<'_> {
             )
         };
         let began = Instant::now();
-        let (agent, terms) = self.succeed(&previous, &lost).await?;
+        let patient_until = began + self.settings.reconnect_max.max(self.options.pod_running_timeout);
+        let (agent, terms) = self.succeed(&previous, patient_until, &lost).await?;
         let mut live = self
-            .attach(agent, terms, began)
+            .attach(agent, terms, began, Some(patient_until))
             .await
             .map_err(|error| lost(error.to_string()))?;
         live.short_lives = short_lives;
@@ -97,18 +100,12 @@ impl Tunnel<'_> {
             self.wait_for_service(&live.agent).await;
         }
         self.say_replaced(&previous, &live.agent, &reason);
-        self.standing_tx.set_phase(Phase::Ready {
-            transport: 1,
-            after: began.elapsed(),
-        });
+        self.standing_tx.complete(began.elapsed());
         Ok(live)
     }
 
     fn say_gone(&self, reason: &Reason) {
-        self.standing_tx.set_phase(Phase::Reconnecting {
-            reason: reason.text.as_str().into(),
-            attempt: 1,
-        });
+        self.standing_tx.begin_anew(&reason.text);
         for line in &reason.log {
             self.context.printer.note(&format!("the agent said: {line}"));
         }
@@ -127,9 +124,9 @@ impl Tunnel<'_> {
     async fn succeed(
         &self,
         previous: &Agent,
+        deadline: Instant,
         lost: &dyn Fn(String) -> Error,
     ) -> Result<(Agent, LeaseTerms), Error> {
-        let deadline = Instant::now() + self.settings.reconnect_max.max(self.options.pod_running_timeout);
         let mut attempt = 1;
         loop {
             let mut options = self.options.clone();
@@ -144,7 +141,11 @@ impl Tunnel<'_> {
                 Ok(agent) => return Ok((agent, terms)),
                 Err(error) => error,
             };
-            if !matches!(error, StartError::Api(_)) || Instant::now() + SUCCEED_PAUSE >= deadline {
+            let passing = matches!(
+                error,
+                StartError::Api(_) | StartError::Service(ServiceError::Api(_))
+            );
+            if !passing || Instant::now() + SUCCEED_PAUSE >= deadline {
                 return Err(lost(error.to_string()));
             }
             attempt += 1;
@@ -184,8 +185,15 @@ impl Tunnel<'_> {
         }
     }
 
-    /// Attaches to a started agent and takes its lease over.
-    async fn attach(&self, agent: Agent, terms: LeaseTerms, started: Instant) -> Result<Live, Error> {
+    /// Attaches to a started agent and takes its lease over. An API server that does not answer is waited for
+    /// until `patient_until`.
+    async fn attach(
+        &self,
+        agent: Agent,
+        terms: LeaseTerms,
+        started: Instant,
+        patient_until: Option<Instant>,
+    ) -> Result<Live, Error> {
         let (phase_tx, phase_rx) = watch::channel(LeasePhase::Starting);
         let mut lease = JoinSet::new();
         lease.spawn(renew(self.server.clone(), agent.clone(), terms, phase_rx));
@@ -196,17 +204,15 @@ impl Tunnel<'_> {
             self.context.printer.clone(),
         );
         let log = transports.log();
-        let running = self.connect(&agent, transports, &log, started).await?;
+        let running = self
+            .connect(&agent, transports, &log, started, patient_until)
+            .await?;
+        // The lease keeps the last phase it was told.
         phase_tx.send_replace(LeasePhase::Attached);
         tracing::info!(
             session = %agent.session, pod = agent.pod_name, agent = %running.agent_version,
             elapsed = ?started.elapsed(), "session ready"
         );
-        // The lease watches the phase for as long as it runs.
-        lease.spawn(async move {
-            phase_tx.closed().await;
-            std::future::pending().await
-        });
         Ok(Live {
             agent,
             running,
@@ -224,6 +230,7 @@ impl Tunnel<'_> {
         mut transports: AgentTransports,
         log: &AgentLog,
         started: Instant,
+        patient_until: Option<Instant>,
     ) -> Result<Running<AttachError>, Error> {
         let failed = |source| Error::Attach {
             pod: agent.pod_name.clone(),
@@ -242,14 +249,22 @@ impl Tunnel<'_> {
                     (transports, AttachError::Hello { error, log })
                 }
             };
+            let patient = patient_until.is_some_and(|until| Instant::now() + SUCCEED_PAUSE < until);
             if matches!(error, AttachError::Api(_)) {
+                if patient {
+                    sleep(SUCCEED_PAUSE).await;
+                    continue;
+                }
                 return Err(failed(error));
             }
             // "Container not found" means "not yet" as well as "not any more".
             let missing = matches!(&error, AttachError::Ended(end) if end.is_container_missing());
             let patience = if missing { Duration::ZERO } else { CRASH_WAIT };
-            if let Some(failure) = self.container_failure(agent, patience).await? {
-                return Err(failed(AttachError::Container(failure)));
+            match self.container_failure(agent, patience).await {
+                Ok(Some(failure)) => return Err(failed(AttachError::Container(failure))),
+                Ok(None) => {}
+                Err(_) if patient => {}
+                Err(error) => return Err(error),
             }
             if !missing || started.elapsed() > self.options.pod_running_timeout {
                 return Err(failed(error));

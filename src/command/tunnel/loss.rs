@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tunnel_wire::hello::Verdict as Answer;
 
 use super::super::expose::Listening;
 use super::super::words::Reason;
@@ -93,14 +92,17 @@ impl Tunnel<'_> {
     }
 
     async fn judge_over(&self, over: Over<AttachError>, live: &Live) -> Verdict {
+        if over.is_takeover() {
+            return Verdict::TakenOver;
+        }
         match over {
             Over::Goodbye => match self.fate(live).await {
                 Some(end) => self.judge_agent(&end, live),
                 None => Verdict::Replace(Reason::new("the agent said goodbye")),
             },
             Over::Transport(AttachError::Gone(end)) => self.judge_agent(&end, live),
-            Over::Evicted | Over::Refused(Answer::Replaced) => Verdict::TakenOver,
-            over @ (Over::Refused(_)
+            over @ (Over::Evicted
+            | Over::Refused(_)
             | Over::BadPath(_)
             | Over::GaveUp { .. }
             | Over::Transport(_)
@@ -156,6 +158,16 @@ impl Tunnel<'_> {
         } else {
             0
         }
+    }
+
+    /// Says that the session is somebody else's.
+    pub(super) fn taken_over(&self) -> Error {
+        let error = Error::TakenOver;
+        self.context.printer.warn(&error.to_string());
+        self.context.printer.event(&Event::Lost {
+            reason: error.to_string(),
+        });
+        error
     }
 
     /// Says that the session is lost, before the clean-up begins.
