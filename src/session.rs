@@ -23,19 +23,22 @@ use tunnel_wire::link::{self, LinkHandle, TransportEnd};
 use tunnel_wire::session::{End, Incoming, Session};
 
 mod backoff;
+mod care;
 mod clock;
 mod dial;
 mod keeper;
 mod lifetime;
 mod path;
+mod search;
 pub mod standing;
 
 pub use self::clock::WallClock;
 pub use self::path::BadPath;
 pub use self::standing::{Door, DoorError, Phase, Standing, StandingTx};
 
+use self::care::{Alive, Attached, Care};
 use self::dial::{DialError, Name, dial};
-use self::keeper::{Alive, Attached, Care, Keeper};
+use self::keeper::Keeper;
 
 /// The reading half of a transport.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
