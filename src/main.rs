@@ -51,10 +51,14 @@ fn main() -> ExitCode {
     let (command, context) = Context::new(cli, printer.clone(), shutdown.clone(), env);
     let is_session = matches!(command, Command::Proxy(_) | Command::Expose(_));
     let result = runtime.block_on(async {
+        let signals = shutdown.listen().map_err(signals_error)?;
         tokio::select! {
             biased;
             result = command::run(command, &context) => result,
-            failed = listen(&shutdown) => Err(failed),
+            failed = signals => match failed {
+                Ok(()) => std::future::pending().await,
+                Err(source) => Err(signals_error(source)),
+            },
         }
     });
     // Tasks that block (a credential plugin, a name look-up) are not waited for.
@@ -71,13 +75,10 @@ fn main() -> ExitCode {
     }
 }
 
-async fn listen(shutdown: &Shutdown) -> Error {
-    match shutdown.listen().await {
-        Ok(()) => std::future::pending().await,
-        Err(source) => Error::Io {
-            doing: "listen to signals".to_owned(),
-            source,
-        },
+fn signals_error(source: std::io::Error) -> Error {
+    Error::Io {
+        doing: "listen to signals".to_owned(),
+        source,
     }
 }
 

@@ -33,24 +33,28 @@ impl Shutdown {
         }
     }
 
-    /// Listens to the process's signals for as long as it is polled.
+    /// Takes the process's signals over at once, and counts them for as long as the future is polled. To be
+    /// called before anything is begun that a signal has to end.
     ///
     /// # Errors
     /// The system does not let us listen.
     #[cfg(unix)]
-    pub async fn listen(&self) -> std::io::Result<()> {
+    pub fn listen(&self) -> std::io::Result<impl Future<Output = std::io::Result<()>> + use<>> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
+        let counted = self.clone();
+        Ok(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                counted.signal();
             }
-            self.signal();
-        }
+        })
     }
 
     /// Listens to Ctrl-C for as long as it is polled.
@@ -58,11 +62,14 @@ impl Shutdown {
     /// # Errors
     /// The system does not let us listen.
     #[cfg(not(unix))]
-    pub async fn listen(&self) -> std::io::Result<()> {
-        loop {
-            tokio::signal::ctrl_c().await?;
-            self.signal();
-        }
+    pub fn listen(&self) -> std::io::Result<impl Future<Output = std::io::Result<()>> + use<>> {
+        let counted = self.clone();
+        Ok(async move {
+            loop {
+                tokio::signal::ctrl_c().await?;
+                counted.signal();
+            }
+        })
     }
 }
 

@@ -163,38 +163,53 @@ pub(super) async fn listen(session: &Session, service: &AgentService) -> Result<
 /// Dials the ClusterIP from the pod, once a port, until it leads to the agent or [`CHECK_TIMEOUT`] is over,
 /// and opens the gate for all but the checks' own connections.
 pub(super) async fn announce(session: &Session, service: &AgentService, gate: &Gate) {
-    let mut arrived = 0;
+    let mut checks = Checks::default();
     if !service.cluster_ip.is_empty() {
-        let checks = service
+        let each = service
             .ports
             .iter()
             .map(|port| check(session, &service.cluster_ip, port.port));
-        arrived = join_all(checks).await.into_iter().sum();
+        for one in join_all(each).await {
+            checks.reached += one.reached;
+            checks.unknown += one.unknown;
+        }
         // Mostly they are gone at once. Those that are not are the gate's to sort out.
-        drop(timeout(CHECK_SETTLE, gate.given_up(arrived)).await);
-        tracing::debug!(arrived, "cluster ip checked");
+        drop(timeout(CHECK_SETTLE, gate.given_up(checks.reached)).await);
+        tracing::debug!(?checks, "cluster ip checked");
     }
-    gate.open(arrived);
+    gate.open(checks.reached + checks.unknown);
 }
 
-/// Returns how many connections got as far as the agent, or may have.
-async fn check(session: &Session, cluster_ip: &str, port: u16) -> usize {
+/// Connections of our own that the agent's listeners may see.
+#[derive(Debug, Default)]
+struct Checks {
+    /// They got there.
+    reached: usize,
+    /// They were given up before anybody said so.
+    unknown: usize,
+}
+
+async fn check(session: &Session, cluster_ip: &str, port: u16) -> Checks {
     let open = Open::Dial {
         host: cluster_ip.to_owned(),
         port,
     };
-    let mut arrived = 0;
+    let mut checks = Checks::default();
     let dials = async {
         loop {
             let mut stream = session.open(&open).await?;
             // The node drops what comes before it knows the Service, and TCP asks again only after a second.
-            arrived += 1;
+            checks.unknown += 1;
             let opened = timeout(CHECK_DIAL, stream.opened()).await;
             stream.abort("only a check");
             match opened {
-                Ok(Ok(())) => return Ok::<_, OpenError>(()),
+                Ok(Ok(())) => {
+                    checks.unknown -= 1;
+                    checks.reached += 1;
+                    return Ok::<_, OpenError>(());
+                }
                 Ok(Err(_)) => {
-                    arrived -= 1;
+                    checks.unknown -= 1;
                     tokio::time::sleep(CHECK_DIAL).await;
                 }
                 Err(_) => {}
@@ -203,7 +218,7 @@ async fn check(session: &Session, cluster_ip: &str, port: u16) -> usize {
     };
     // A node without hairpin never leads back: no error.
     drop(timeout(CHECK_TIMEOUT, dials).await);
-    arrived
+    checks
 }
 
 #[cfg(test)]

@@ -130,7 +130,9 @@ impl Tunnel<'_> {
             AgentEnd::PodDeleted | AgentEnd::Failed(_) => false,
         };
         let hopeless = live.short_lives + u32::from(live.since.elapsed() < SHORT_LIFE) >= SHORT_LIVES;
-        if meant || hopeless {
+        if meant && matches!(end, AgentEnd::JobDeleted { .. }) {
+            Verdict::Lost(Reason::new("its job was deleted"))
+        } else if meant || hopeless {
             Verdict::Lost(reason)
         } else {
             Verdict::Replace(reason)

@@ -35,10 +35,15 @@ fn a_hundred_cuts_of_the_exec_in_one_transfer() {
         ));
         traffic.finish().await;
         let events = plugin.events_so_far();
-        let back = events
+        // Two changes at once may be told as one, but each connection has its number.
+        let connections = events
             .iter()
-            .filter(|event| event["event"] == "state" && event["state"] == "ready");
-        assert!(back.count() >= CUTS, "{events:?}");
+            .filter_map(|event| event["transport"].as_u64())
+            .max();
+        assert!(
+            connections.is_some_and(|number| number > CUTS as u64),
+            "{events:?}"
+        );
         plugin.stop().await;
     });
 }
