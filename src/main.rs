@@ -55,10 +55,7 @@ fn main() -> ExitCode {
         tokio::select! {
             biased;
             result = command::run(command, &context) => result,
-            failed = signals => match failed {
-                Ok(()) => std::future::pending().await,
-                Err(source) => Err(signals_error(source)),
-            },
+            source = signals => Err(signals_error(source)),
         }
     });
     // Tasks that block (a credential plugin, a name look-up) are not waited for.

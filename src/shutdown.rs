@@ -33,13 +33,13 @@ impl Shutdown {
         }
     }
 
-    /// Takes the process's signals over at once, and counts them for as long as the future is polled. To be
-    /// called before anything is begun that a signal has to end.
+    /// Takes the process's signals over at once, and counts them for as long as the future is polled, which
+    /// ends only when it fails. To be called before anything is begun that a signal has to end.
     ///
     /// # Errors
     /// The system does not let us listen.
     #[cfg(unix)]
-    pub fn listen(&self) -> std::io::Result<impl Future<Output = std::io::Result<()>> + use<>> {
+    pub fn listen(&self) -> std::io::Result<impl Future<Output = std::io::Error> + use<>> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -62,12 +62,14 @@ impl Shutdown {
     /// # Errors
     /// The system does not let us listen.
     #[cfg(not(unix))]
-    pub fn listen(&self) -> std::io::Result<impl Future<Output = std::io::Result<()>> + use<>> {
+    pub fn listen(&self) -> std::io::Result<impl Future<Output = std::io::Error> + use<>> {
         let counted = self.clone();
         Ok(async move {
             loop {
-                tokio::signal::ctrl_c().await?;
-                counted.signal();
+                match tokio::signal::ctrl_c().await {
+                    Ok(()) => counted.signal(),
+                    Err(error) => return error,
+                }
             }
         })
     }

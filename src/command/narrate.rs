@@ -15,7 +15,7 @@ use super::ready;
 use crate::cluster::agent::Agent;
 use crate::error::Error;
 use crate::session::{Phase, Standing, StandingTx};
-use crate::ui::event::{Ready, ReadyFile, StateName};
+use crate::ui::event::{Ready, ReadyFile, State, StateName};
 use crate::ui::{Event, Printer};
 
 /// The running narration.
@@ -111,24 +111,15 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
     let mut told = Told::default();
     loop {
         let phase = standing_rx.borrow_and_update().phase.clone();
-        let Some(event) = state_event(&phase) else { return };
+        let Some(state) = state_of(&phase) else { return };
         told.tell(&printer, &phase);
-        if told.news(&event) {
-            printer.event(&event);
+        if told.news(&state) {
+            printer.event(&Event::State(state.clone()));
         }
-        if let (
-            Event::State {
-                state,
-                reason,
-                attempt,
-                ..
-            },
-            Some(facts),
-        ) = (event, lock(&facts).as_mut())
-        {
-            facts.ready.state = state;
-            facts.ready.reason = reason;
-            facts.ready.attempt = attempt;
+        if let Some(facts) = lock(&facts).as_mut() {
+            facts.ready.state = state.state;
+            facts.ready.reason = state.reason;
+            facts.ready.attempt = state.attempt;
             facts.rewrite();
         }
         if standing_rx.changed().await.is_err() {
@@ -141,21 +132,18 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
 #[derive(Debug, Default)]
 struct Told {
     reason: Option<Arc<str>>,
-    event: Option<String>,
+    state: Option<State>,
     ready: bool,
 }
 
 impl Told {
-    /// Whether the event tells anything. The first readiness has an event of its own.
-    fn news(&mut self, event: &Event) -> bool {
-        let known = self.event.replace(event.json());
-        if known == self.event {
+    /// Whether a state tells anything. The first readiness has an event of its own.
+    fn news(&mut self, state: &State) -> bool {
+        let known = self.state.replace(state.clone());
+        if known == self.state {
             return false;
         }
-        let Event::State { state, .. } = event else {
-            return true;
-        };
-        *state != StateName::Ready || std::mem::replace(&mut self.ready, true)
+        state.state != StateName::Ready || std::mem::replace(&mut self.ready, true)
     }
 
     fn tell(&mut self, printer: &Printer, phase: &Phase) {
@@ -177,7 +165,7 @@ impl Told {
             Phase::Ready { after, .. } => {
                 if self.reason.take().is_some() {
                     printer.steps_done();
-                    let after = Duration::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                    let after = Duration::from_millis(millis(*after));
                     printer.note(&format!(
                         "reconnected after {}",
                         humantime::format_duration(after)
@@ -189,32 +177,25 @@ impl Told {
     }
 }
 
-/// The event of a phase; none once all is over, which other events tell.
-fn state_event(phase: &Phase) -> Option<Event> {
-    let plain = |state| Event::State {
-        state,
-        reason: None,
-        attempt: None,
-        transport: None,
-        after_ms: None,
-    };
+/// The state of a phase; none once all is over, which other events tell.
+fn state_of(phase: &Phase) -> Option<State> {
     Some(match phase {
-        Phase::Connecting => plain(StateName::Connecting),
-        Phase::Ready { transport, after } => Event::State {
-            state: StateName::Ready,
-            reason: None,
-            attempt: None,
+        Phase::Connecting => StateName::Connecting.into(),
+        Phase::Ready { transport, after } => State {
             transport: Some(*transport),
-            after_ms: Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            after_ms: Some(millis(*after)),
+            ..StateName::Ready.into()
         },
-        Phase::Reconnecting { reason, attempt } => Event::State {
-            state: StateName::Reconnecting,
+        Phase::Reconnecting { reason, attempt } => State {
             reason: Some(reason.to_string()),
             attempt: Some(*attempt),
-            transport: None,
-            after_ms: None,
+            ..StateName::Reconnecting.into()
         },
-        Phase::Draining => plain(StateName::Draining),
+        Phase::Draining => StateName::Draining.into(),
         Phase::Closed => return None,
     })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

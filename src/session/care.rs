@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tunnel_wire::hello::{HelloError, Verdict};
 use tunnel_wire::link::{Health, LinkHandle, Progress, TransportEnd};
 
 use super::backoff::Backoff;
-use super::clock::{LOOK_EVERY, Moment, Watchman};
+use super::clock::{Moment, Watchman, looks};
 use super::dial::{DialError, Dialled, Name};
 use super::lifetime::Lifetimes;
 use super::path::{PathJudge, Trial, moved};
@@ -229,8 +229,7 @@ impl Care {
     /// Waits until another transport is wanted.
     pub(super) async fn guard(&mut self, attached: &mut Attached) -> Cause {
         let mut health_rx = self.link.health();
-        let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = looks();
         let earliest = attached.renew_not_before.unwrap_or(attached.begin.at);
         let renew_at = self
             .lifetimes

@@ -6,14 +6,21 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// How often to look.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How much more than that must have passed. A busy machine delays a task by less, and a clock that is set
 /// right by more costs one connection too many.
 const ASLEEP: Duration = Duration::from_secs(4);
+
+/// When to look; the first time after one interval.
+pub(super) fn looks() -> Interval {
+    let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
 
 /// The time of day. Tests bring their own.
 #[derive(Clone)]
@@ -83,7 +90,7 @@ impl Watchman {
         self.last
     }
 
-    /// How long we were asleep since the last look, if we were. Must be asked every [`LOOK_EVERY`].
+    /// How long we were asleep since the last look, if we were. Must be asked at each of [`looks`].
     pub(super) fn look(&mut self, now: Moment) -> Option<Duration> {
         let passed = now.since(std::mem::replace(&mut self.last, now));
         let asleep = passed.saturating_sub(LOOK_EVERY);

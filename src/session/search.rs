@@ -6,13 +6,13 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, sleep_until};
 use tunnel_wire::link::{Health, TransportEnd};
 
 use super::Over;
 use super::backoff::Backoff;
 use super::care::{Attached, Care, Cause, Outcome};
-use super::clock::LOOK_EVERY;
+use super::clock::looks;
 use super::dial::Dialled;
 use super::standing::Phase;
 
@@ -29,7 +29,7 @@ pub(super) struct Search {
     /// The search was planned: nothing is wrong with the old transport, and one failure ends it.
     pub(super) planned: bool,
     reason: String,
-    look: tokio::time::Interval,
+    look: Interval,
 }
 
 /// Why a pause is over.
@@ -50,8 +50,6 @@ pub(super) enum Happened {
 
 impl Search {
     pub(super) fn new(attached: Attached, cause: &Cause) -> Self {
-        let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             attached: Some(attached),
             let_go: None,
@@ -67,7 +65,7 @@ impl Search {
                 }
                 Cause::Aged => "planned".to_owned(),
             },
-            look,
+            look: looks(),
         }
     }
 

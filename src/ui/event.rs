@@ -13,22 +13,7 @@ use serde::Serialize;
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Event {
     /// The session stands in another way than before.
-    State {
-        /// How.
-        state: StateName,
-        /// Why there is no connection to the agent.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-        /// Which attempt to get one is under way.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        attempt: Option<u32>,
-        /// Which connection to the present agent it is.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        transport: Option<u32>,
-        /// How long there was none.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        after_ms: Option<u64>,
-    },
+    State(State),
     /// Everything asked for works.
     Ready(Ready),
     /// Another agent does the work; connections through the one before were reset.
@@ -80,6 +65,38 @@ pub enum StateName {
     Reconnecting,
     /// Open connections may end, new ones are refused.
     Draining,
+}
+
+/// How a session stands, in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// In one word.
+    pub state: StateName,
+    /// Why there is no connection to the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Which attempt to get one is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Which connection to the present agent it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<u32>,
+    /// How long there was none, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
+}
+
+impl From<StateName> for State {
+    fn from(state: StateName) -> Self {
+        Self {
+            state,
+            reason: None,
+            attempt: None,
+            transport: None,
+            after_ms: None,
+        }
+    }
 }
 
 /// A Service after a change of agents.

@@ -159,11 +159,7 @@ impl Hello {
 
     /// The agent's answer to a hello that could not be read.
     fn refusal(session: SessionId, verdict: Verdict) -> Self {
-        Self {
-            sender: Sender::Agent,
-            verdict,
-            ..Self::plugin(session, Secret::new([0; 32]), 0, 0, 0)
-        }
+        Self::plugin(session.clone(), Secret::new([0; 32]), 0, 0, 0).answer(session, verdict, 0)
     }
 
     /// What an agent of `session` has to say about this plugin's hello.
@@ -323,19 +319,16 @@ pub async fn connect(
     let answer = tokio::time::timeout(HELLO_TIMEOUT, exchange)
         .await
         .map_err(|_| HelloError::TimedOut)??;
-    match answer.verdict {
-        Verdict::Accepted if answer.sender != Sender::Agent => Err(HelloError::Altered("sender")),
-        Verdict::Accepted if answer.session != hello.session => Err(HelloError::Refused(Verdict::Session)),
-        Verdict::Accepted if answer.link != hello.link || answer.transport != hello.transport => {
-            Err(HelloError::Altered("link"))
-        }
-        Verdict::Accepted => Ok(answer),
-        refused @ (Verdict::Version
-        | Verdict::Secret
-        | Verdict::Session
-        | Verdict::Stale
-        | Verdict::Over
-        | Verdict::Replaced) => Err(HelloError::Refused(refused)),
+    if answer.verdict != Verdict::Accepted {
+        Err(HelloError::Refused(answer.verdict))
+    } else if answer.sender != Sender::Agent {
+        Err(HelloError::Altered("sender"))
+    } else if answer.session != hello.session {
+        Err(HelloError::Refused(Verdict::Session))
+    } else if answer.link != hello.link || answer.transport != hello.transport {
+        Err(HelloError::Altered("link"))
+    } else {
+        Ok(answer)
     }
 }
 
@@ -354,15 +347,13 @@ pub async fn accept(
 ) -> Result<Hello, HelloError> {
     let exchange = async {
         let (verdict, failure) = match Hello::read(reader).await {
-            Ok(hello) if hello.sender == Sender::Plugin => match hello.judge(session, digest) {
-                Verdict::Accepted => return Ok(hello),
-                verdict @ (Verdict::Version
-                | Verdict::Secret
-                | Verdict::Session
-                | Verdict::Stale
-                | Verdict::Over
-                | Verdict::Replaced) => (verdict, HelloError::Refused(verdict)),
-            },
+            Ok(hello) if hello.sender == Sender::Plugin => {
+                let verdict = hello.judge(session, digest);
+                if verdict == Verdict::Accepted {
+                    return Ok(hello);
+                }
+                (verdict, HelloError::Refused(verdict))
+            }
             Ok(_) => return Err(HelloError::Altered("sender")),
             Err(failure @ HelloError::Version { .. }) => (Verdict::Version, failure),
             Err(failure) => return Err(failure),

@@ -45,45 +45,29 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::frame::{self, Frame};
 use crate::probe;
 
 mod end;
+mod inbound;
 pub mod io;
 mod liveness;
 mod outbound;
 
 pub use end::TransportEnd;
+pub use inbound::{ACK_DELAY, ACK_EVERY};
 pub use io::{Health, LinkHandle, LinkStream, channel};
 pub use liveness::{DEAD_AFTER, HEARTBEAT, SUSPECT_AFTER};
 
+use inbound::Inbound;
 use liveness::{Dead, Liveness};
 use outbound::Outbound;
 
 /// Bytes of each direction that are kept for another transport: 80 MiB/s at a round trip of 100 ms.
 pub const REPLAY_LIMIT: usize = 8 * 1024 * 1024;
-
-/// Bytes received after which they are acknowledged at once: often enough to keep the sender's buffer small,
-/// seldom enough to cost nothing.
-pub const ACK_EVERY: u64 = 128 * 1024;
-
-/// How long an acknowledgement may wait for data to go with. Like TCP's (RFC 9293, 3.8.6.3), below what a
-/// person or a time-out notices.
-pub const ACK_DELAY: Duration = Duration::from_millis(40);
-
-/// Most bytes the other end may have delivered before the session reads them: more than all its windows
-/// together (1,024 streams of 64 KiB, the growth pool of 32 MiB, and yamux's headers).
-const RECEIVE_LIMIT: usize = 128 * 1024 * 1024;
-
-/// What each piece that waits to be read counts for in addition to its bytes, so that the limit holds for memory
-/// however small the pieces are.
-const PIECE_COST: usize = 64;
-
-/// Shorter pieces are copied: else a few bytes would keep a whole read buffer from being used again.
-const COPY_BELOW: usize = 4 * 1024;
 
 /// Answers that may be owed at once: more are a flood.
 const CONTROL_LIMIT: usize = 64;
@@ -115,19 +99,6 @@ pub struct Link {
     goodbye: Goodbye,
     /// A last frame other than a goodbye.
     farewell: Option<Farewell>,
-}
-
-/// What has arrived.
-#[derive(Debug, Default)]
-struct Inbound {
-    /// Not yet read.
-    bytes: VecDeque<Bytes>,
-    length: usize,
-    position: u64,
-    /// What the last acknowledgement on this transport said.
-    acknowledged: u64,
-    /// When an acknowledgement is due although there is nothing to go with it.
-    ack_due: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -206,7 +177,7 @@ impl Link {
         self.farewell = None;
         self.goodbye.sent = false;
         // The hello may have told less than what has arrived by now.
-        self.inbound.ack_due = Some(now);
+        self.inbound.owe_ack(now);
         if self.probe_unanswered() {
             self.start_probe();
         }
@@ -245,20 +216,7 @@ impl Link {
 
     /// Copies received bytes into `out` and returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
-        let mut copied = 0;
-        while copied < out.len() {
-            let Some(front) = self.inbound.bytes.front_mut() else {
-                break;
-            };
-            let length = front.len().min(out.len() - copied);
-            front.copy_to_slice(&mut out[copied..copied + length]);
-            copied += length;
-            if front.is_empty() {
-                self.inbound.bytes.pop_front();
-            }
-        }
-        self.inbound.length -= copied;
-        copied
+        self.inbound.read(out)
     }
 
     /// Says goodbye behind everything written so far.
@@ -314,7 +272,7 @@ impl Link {
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress {
-            received: self.inbound.position,
+            received: self.inbound.position(),
             acknowledged: self.outbound.acknowledged(),
             written: self.outbound.end(),
         }
@@ -353,7 +311,7 @@ impl Link {
                 Ok(None) => break,
                 Err(error) => {
                     return Err(TransportEnd::Altered {
-                        position: self.inbound.position,
+                        position: self.inbound.position(),
                         error,
                     });
                 }
@@ -367,7 +325,7 @@ impl Link {
 
     fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), TransportEnd> {
         match frame {
-            Frame::Data { position, bytes } => self.on_data(position, bytes, now)?,
+            Frame::Data { position, bytes } => self.inbound.receive(position, bytes, now)?,
             Frame::Ack { position } => {
                 let news = self
                     .outbound
@@ -378,11 +336,11 @@ impl Link {
                 }
             }
             Frame::Ping { stamp, position } => {
-                if position > self.inbound.position {
-                    return Err(self.gap(position));
+                if position > self.inbound.position() {
+                    return Err(self.inbound.gap(position));
                 }
                 // The acknowledgement before this one may have been lost, and with it the sender's room.
-                self.inbound.ack_due = Some(now);
+                self.inbound.owe_ack(now);
                 // One owed pong is enough: a flood of pings must not become a queue.
                 self.control.retain(|frame| !matches!(frame, Frame::Pong { .. }));
                 self.control.push_back(Frame::Pong { stamp });
@@ -392,8 +350,8 @@ impl Link {
                 self.liveness.on_answer(now, self.outbound.awaits());
             }
             Frame::Goodbye { position } => {
-                if position != self.inbound.position {
-                    return Err(self.gap(position));
+                if position != self.inbound.position() {
+                    return Err(self.inbound.gap(position));
                 }
                 self.goodbye.received = true;
                 self.goodbye.wanted = true;
@@ -411,40 +369,6 @@ impl Link {
             Frame::Evicted => return Err(TransportEnd::Evicted),
         }
         Ok(())
-    }
-
-    fn on_data(&mut self, position: u64, mut bytes: Bytes, now: Instant) -> Result<(), TransportEnd> {
-        let inbound = &mut self.inbound;
-        let Some(known) = inbound.position.checked_sub(position) else {
-            return Err(self.gap(position));
-        };
-        // Known bytes come again when the other end did not know how far we were; they want an answer as well.
-        let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
-        bytes.advance(known);
-        inbound.ack_due.get_or_insert(now + ACK_DELAY);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        inbound.position += bytes.len() as u64;
-        inbound.length += bytes.len();
-        if inbound.length + inbound.bytes.len() * PIECE_COST > RECEIVE_LIMIT {
-            return Err(TransportEnd::Overrun);
-        }
-        if bytes.len() < COPY_BELOW {
-            bytes = Bytes::copy_from_slice(&bytes);
-        }
-        inbound.bytes.push_back(bytes);
-        if inbound.position - inbound.acknowledged >= ACK_EVERY {
-            inbound.ack_due = Some(now);
-        }
-        Ok(())
-    }
-
-    fn gap(&self, position: u64) -> TransportEnd {
-        TransportEnd::Gap {
-            position: self.inbound.position,
-            missing: position.saturating_sub(self.inbound.position),
-        }
     }
 
     /// What is due at `now`: a ping, or the end of a transport that is dead.
@@ -466,8 +390,7 @@ impl Link {
     /// When there is something to do next: [`Link::on_tick`], or an acknowledgement to send.
     #[must_use]
     pub fn next_tick(&self, now: Instant) -> Option<Instant> {
-        // One that is due already waits for the transport to take it, not for time.
-        let ack = self.inbound.ack_due.filter(|due| *due > now);
+        let ack = self.inbound.next_ack(now);
         [self.liveness.next_tick(now), ack].into_iter().flatten().min()
     }
 
@@ -487,11 +410,7 @@ impl Link {
                 Frame::Ping { stamp, position }.encode(out);
             } else if let Some(frame) = self.control.pop_front() {
                 frame.encode(out);
-            } else if self.takes_ack(now) {
-                let inbound = &mut self.inbound;
-                inbound.ack_due = None;
-                inbound.acknowledged = inbound.position;
-                let position = inbound.position;
+            } else if let Some(position) = self.inbound.take_ack(now, self.outbound.has_unsent()) {
                 Frame::Ack { position }.encode(out);
             } else if self.outbound.has_unsent() {
                 let (position, bytes) = self.outbound.next(frame::MAX_DATA);
@@ -511,13 +430,6 @@ impl Link {
                 break;
             }
         }
-    }
-
-    /// Whether an acknowledgement goes out now: it is due, or there is data to go with it.
-    fn takes_ack(&self, now: Instant) -> bool {
-        self.inbound
-            .ack_due
-            .is_some_and(|due| due <= now || self.outbound.has_unsent())
     }
 }
 

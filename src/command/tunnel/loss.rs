@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::super::expose::Listening;
 use super::super::words::Reason;
@@ -25,9 +25,6 @@ const DELETED_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long the cluster may take to say why an agent said goodbye.
 const FATE_WAIT: Duration = Duration::from_secs(5);
-
-/// Between two looks for that.
-const FATE_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the end of a session may take to follow the end of a listener.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -96,10 +93,13 @@ impl Tunnel<'_> {
             return Verdict::TakenOver;
         }
         match over {
-            Over::Goodbye => match self.fate(live).await {
-                Some(end) => self.judge_agent(&end, live),
-                None => Verdict::Replace(Reason::new("the agent said goodbye")),
-            },
+            Over::Goodbye => {
+                let fate = agent_watch::watch_agent(self.server, &live.agent);
+                match timeout(FATE_WAIT, fate).await {
+                    Ok(end) => self.judge_agent(&end, live),
+                    Err(_) => Verdict::Replace(Reason::new("the agent said goodbye")),
+                }
+            }
             Over::Transport(AttachError::Gone(end)) => self.judge_agent(&end, live),
             over @ (Over::Evicted
             | Over::Refused(_)
@@ -122,38 +122,23 @@ impl Tunnel<'_> {
         let reason = Reason::of_agent(end);
         let meant = match end {
             AgentEnd::NamespaceTerminating => true,
-            AgentEnd::JobDeleted { .. } => live.running.unheard() < DELETED_WITHIN,
+            AgentEnd::JobDeleted { .. } if live.running.unheard() < DELETED_WITHIN => {
+                return Verdict::Lost(Reason::of_agent(&AgentEnd::JobDeleted { gone: false }));
+            }
             // Our own deadline: either the session is as old as it may become, or we could not renew it.
             AgentEnd::Failed(failure) if failure.kind == FailureKind::DeadlineExceeded => {
                 self.lifetime_left().is_zero()
             }
-            AgentEnd::PodDeleted | AgentEnd::Failed(_) => false,
+            AgentEnd::JobDeleted { .. } | AgentEnd::PodDeleted | AgentEnd::Failed(_) => false,
         };
-        let hopeless = live.short_lives + u32::from(live.since.elapsed() < SHORT_LIFE) >= SHORT_LIVES;
-        if meant && matches!(end, AgentEnd::JobDeleted { .. }) {
-            Verdict::Lost(Reason::new("its job was deleted"))
-        } else if meant || hopeless {
+        if meant || Self::short_lives(live) >= SHORT_LIVES {
             Verdict::Lost(reason)
         } else {
             Verdict::Replace(reason)
         }
     }
 
-    /// What the cluster says about an agent that says goodbye, if it says so soon.
-    async fn fate(&self, live: &Live) -> Option<AgentEnd> {
-        let deadline = Instant::now() + FATE_WAIT;
-        while Instant::now() < deadline {
-            match agent_watch::look(self.server, &live.agent).await {
-                Ok(Some(end)) => return Some(end),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "cannot look at the agent"),
-            }
-            sleep(FATE_PAUSE).await;
-        }
-        None
-    }
-
-    /// The short lives that count for the agent after this one.
+    /// How many agents in a row have ended at once, this one included.
     pub(super) fn short_lives(live: &Live) -> u32 {
         if live.since.elapsed() < SHORT_LIFE {
             live.short_lives + 1

@@ -1,5 +1,7 @@
 //! The link between two ends in memory, frame by frame.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::error::DecodeError;
 use crate::frame::Fault;
