@@ -2,7 +2,7 @@
 //!
 //! Joins [`crate::listener`], which knows no session, and the session's door, which knows no listener.
 
-use tunnel_wire::{Open, RefusalCode, Stream};
+use tunnel_wire::{Open, Protocol, RefusalCode, Stream};
 
 use crate::listener::{Connect, DialError, Target};
 use crate::session::{Door, DoorError};
@@ -16,6 +16,7 @@ impl Connect for SessionConnector {
 
     async fn open(&self, target: &Target) -> Result<Stream, DialError> {
         let open = Open::Dial {
+            protocol: Protocol::Tcp,
             host: target.host.clone(),
             port: target.port,
         };

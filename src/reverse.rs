@@ -17,7 +17,7 @@ use tracing::{Instrument, debug, debug_span, info};
 use tunnel_wire::error::{Refusal, RefusalCode};
 use tunnel_wire::relay::{RelayError, Side, relay};
 use tunnel_wire::session::{Accepted, Incoming};
-use tunnel_wire::{Open, Stream};
+use tunnel_wire::{Open, Protocol, Stream};
 
 use crate::cli::port::PortSpec;
 
@@ -133,7 +133,12 @@ pub async fn serve(mut incoming: Incoming, ports: Arc<[PortSpec]>, gate: Gate, d
 
 async fn connection(accepted: Accepted, ports: Arc<[PortSpec]>, gate: Gate) {
     let Accepted { open, mut stream } = accepted;
-    let Open::Accepted { listener, peer } = open else {
+    let Open::Accepted {
+        protocol: Protocol::Tcp,
+        listener,
+        peer,
+    } = open
+    else {
         stream
             .refuse(Refusal::new(
                 RefusalCode::Unsupported,

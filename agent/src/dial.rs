@@ -1,15 +1,20 @@
-//! Dials an upstream for the plugin: resolve, ask the policy about every address, try them in turn.
+//! Dials an upstream for the plugin: resolve, ask the policy about every address, try them, the first that answers
+//! is it.
 //!
-//! One deadline covers all of it, and each address gets its share of what is left, so that an address family
-//! without a route does not eat the time of the next one. What went wrong becomes a refusal that names the
-//! address. `agent` calls it for each stream that wants an upstream.
+//! TCP addresses are tried as RFC 8305 ("happy eyeballs") has it: families in turn, the next one 250 ms after the
+//! one before or as soon as that has failed, none given up before the deadline. A UDP socket is connected to the
+//! first address that has a route; whether anybody listens there only its datagrams tell. What went wrong becomes a
+//! refusal that names the address. `streams` calls it for each stream that wants an upstream.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tunnel_edge::socket_error;
+use tunnel_edge::udp::Connected;
 use tunnel_wire::{Refusal, RefusalCode};
 
 use crate::config::Config;
@@ -17,11 +22,14 @@ use crate::edge::Edge;
 use crate::log::chain;
 use crate::policy::Denied;
 use crate::resolve::{ResolveError, resolve};
-use crate::socket_error;
 
 /// How long resolving and dialling may take together. A TCP connection inside a cluster takes milliseconds; three
 /// lost SYNs take 7 s.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an address has for itself before the next one is tried beside it (RFC 8305, section 5). With so many
+/// addresses that the last ones would have no time left, it is shorter.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// An upstream that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -41,44 +49,102 @@ pub(crate) enum DialError {
 /// Dials `host`, a name or an address without brackets, as `config` allows.
 pub(crate) async fn dial(config: &Config, host: &str, port: u16) -> Result<Edge, DialError> {
     let deadline = Instant::now() + DIAL_TIMEOUT;
-    let addresses = timeout_at(deadline, resolve(&config.current_hosts(), host, port))
-        .await
-        .map_err(|_| DialError::ResolveTimedOut {
-            host: host.to_owned(),
-        })??;
-
-    let mut worst = None;
-    let mut left = addresses.len();
-    for address in addresses {
-        let now = Instant::now();
-        let share = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
-        left -= 1;
-        let error = match dial_address(config, address, now + share).await {
-            Ok(edge) => return Ok(edge),
-            Err(error) => error,
-        };
-        if worst
-            .as_ref()
-            .is_none_or(|worst| telling(&error) > telling(worst))
-        {
-            worst = Some(error);
+    let addresses = in_turn(addresses(config, host, port, deadline).await?);
+    let head_start = HEAD_START.min(DIAL_TIMEOUT / 2 / u32::try_from(addresses.len()).unwrap_or(u32::MAX));
+    let mut waiting = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut worst = Worst::default();
+    let mut next_at = Instant::now();
+    loop {
+        tokio::select! {
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(edge)) => return Ok(edge),
+                Ok(Err(error)) => {
+                    worst.add(error);
+                    next_at = Instant::now();
+                }
+                // Only a panic: the other addresses are tried all the same.
+                Err(_) => {}
+            },
+            () = sleep_until(next_at), if waiting.len() > 0 => {
+                let Some(address) = waiting.next() else { continue };
+                match permit(config, address) {
+                    Ok(()) => {
+                        attempts.spawn(dial_address(config.bind, address, deadline));
+                        next_at = Instant::now() + head_start;
+                    }
+                    Err(denied) => worst.add(denied),
+                }
+            }
+            else => return Err(worst.or_no_such_host(host)),
         }
     }
-    Err(worst.unwrap_or_else(|| {
-        ResolveError::NoSuchHost {
-            host: host.to_owned(),
-        }
-        .into()
-    }))
 }
 
-async fn dial_address(config: &Config, address: SocketAddr, deadline: Instant) -> Result<Edge, DialError> {
+/// Connects a UDP socket to `host`, as `config` allows.
+pub(crate) async fn dial_udp(config: &Config, host: &str, port: u16) -> Result<Connected, DialError> {
+    let deadline = Instant::now() + DIAL_TIMEOUT;
+    let mut worst = Worst::default();
+    for address in addresses(config, host, port, deadline).await? {
+        let connected = match permit(config, address) {
+            Ok(()) => Connected::connect(config.bind, address)
+                .await
+                .map_err(|source| DialError::Connect { address, source }),
+            Err(denied) => Err(denied),
+        };
+        match connected {
+            Ok(socket) => return Ok(socket),
+            Err(error) => worst.add(error),
+        }
+    }
+    Err(worst.or_no_such_host(host))
+}
+
+async fn addresses(
+    config: &Config,
+    host: &str,
+    port: u16,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let resolved = timeout_at(deadline, resolve(&config.current_hosts(), host, port)).await;
+    Ok(resolved.map_err(|_| DialError::ResolveTimedOut {
+        host: host.to_owned(),
+    })??)
+}
+
+/// The families in turn, beginning with that of the first address; else in the order of the resolver.
+fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = addresses.first().map(SocketAddr::is_ipv4) else {
+        return addresses;
+    };
+    let count = addresses.len();
+    let (mut these, mut others): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv4() == first);
+    these.reverse();
+    others.reverse();
+    let mut turns = Vec::with_capacity(count);
+    while turns.len() < count {
+        turns.extend(these.pop());
+        turns.extend(others.pop());
+    }
+    turns
+}
+
+fn permit(config: &Config, address: SocketAddr) -> Result<(), DialError> {
     config
         .targets
         .check(address.ip())
-        .map_err(|reason| DialError::NotAllowed { address, reason })?;
+        .map_err(|reason| DialError::NotAllowed { address, reason })
+}
+
+async fn dial_address(
+    bind: Option<IpAddr>,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<Edge, DialError> {
     let start = Instant::now();
-    match timeout_at(deadline, connect(config.bind, address)).await {
+    match timeout_at(deadline, connect(bind, address)).await {
         Ok(Ok(tcp)) => Edge::new(tcp).map_err(|source| DialError::Connect { address, source }),
         Ok(Err(source)) => Err(DialError::Connect { address, source }),
         Err(_) => Err(DialError::TimedOut {
@@ -100,8 +166,32 @@ async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> 
     socket.connect(to).await
 }
 
-/// Of several failed addresses the one is told that says most: an upstream that answered before one that is
-/// only out of reach.
+/// Of several failed addresses the one that says most.
+#[derive(Default)]
+struct Worst(Option<DialError>);
+
+impl Worst {
+    fn add(&mut self, error: DialError) {
+        if self
+            .0
+            .as_ref()
+            .is_none_or(|worst| telling(&error) > telling(worst))
+        {
+            self.0 = Some(error);
+        }
+    }
+
+    fn or_no_such_host(self, host: &str) -> DialError {
+        self.0.unwrap_or_else(|| {
+            ResolveError::NoSuchHost {
+                host: host.to_owned(),
+            }
+            .into()
+        })
+    }
+}
+
+/// How much a failure says: an upstream that answered more than one that is only out of reach.
 fn telling(error: &DialError) -> u8 {
     match error.code() {
         RefusalCode::ConnectionRefused => 4,
@@ -184,6 +274,57 @@ mod tests {
         let (_listener, address) = upstream().await;
         let config = config("127.0.0.0/8", "127.199.0.1 web\n::1 web\n127.0.0.1 web\n");
         dial(&config, "web", address.port()).await.unwrap();
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_the_first() {
+        let parse =
+            |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        assert_eq!(
+            in_turn(parse(&[
+                "[fd00::1]:1",
+                "[fd00::2]:1",
+                "10.0.0.1:1",
+                "[fd00::3]:1"
+            ])),
+            parse(&["[fd00::1]:1", "10.0.0.1:1", "[fd00::2]:1", "[fd00::3]:1"])
+        );
+        assert_eq!(
+            in_turn(parse(&["10.0.0.1:1", "10.0.0.2:1"])),
+            parse(&["10.0.0.1:1", "10.0.0.2:1"])
+        );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_never_answers_holds_nobody_up() {
+        // A full queue of callers drops what else arrives: nothing answers, nothing refuses.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let silent = socket.listen(1).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let mut filling = Vec::new();
+        loop {
+            let connecting = TcpStream::connect(silent.local_addr().unwrap());
+            match tokio::time::timeout(Duration::from_millis(100), connecting).await {
+                Ok(connected) => filling.push(connected.unwrap()),
+                Err(_) => break,
+            }
+        }
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let config = config("127.0.0.0/8", "127.0.0.2 web\n127.0.0.1 web\n");
+        let (edge, accepted) = tokio::join!(dial(&config, "web", port), listener.accept());
+        assert_eq!(edge.unwrap().peer(), listener.local_addr().ok());
+        accepted.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_udp_socket_is_connected_to_the_first_address_that_may_be_dialled() {
+        let mut config = config("127.0.0.0/8", "::1 web\n127.0.0.1 web\n");
+        config.bind = Some("127.8.77.2".parse().unwrap());
+        let edge = dial_udp(&config, "web", 53).await.unwrap();
+        assert_eq!(edge.peer(), "127.0.0.1:53".parse().unwrap());
+        let error = dial_udp(&config, "::1", 53).await.unwrap_err();
+        assert_eq!(error.refusal().code, RefusalCode::NotAllowed);
     }
 
     #[tokio::test]

@@ -6,13 +6,13 @@
 //! reset, without anybody having to think of it.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tunnel_edge::socket_error;
 use tunnel_wire::Stream;
 use tunnel_wire::relay::Side;
-
-use crate::socket_error;
 
 /// A TCP connection that is reset when dropped.
 #[derive(Debug)]
@@ -26,6 +26,11 @@ impl Edge {
         tcp.set_zero_linger()?;
         tcp.set_nodelay(true)?;
         Ok(Self { tcp })
+    }
+
+    /// The other end's address.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.tcp.peer_addr().ok()
     }
 
     /// Waits until the other end is gone: it reset the connection, or ended it without a word. One that said

@@ -33,9 +33,9 @@ mod live;
 pub mod log;
 pub mod policy;
 mod resolve;
-mod socket_error;
 pub mod status;
 mod streams;
+mod udp;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -15,11 +15,11 @@ use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tunnel_edge::socket_error;
 use tunnel_wire::link::Health;
-use tunnel_wire::{Open, Refusal, Stream};
+use tunnel_wire::{Open, Protocol, Refusal, Stream};
 
 use crate::edge::Edge;
-use crate::socket_error;
 use crate::streams::Serving;
 
 /// Callers that may wait in the kernel for the accept loop. The kernel's own limit is 4,096.
@@ -52,12 +52,11 @@ pub(crate) async fn listen(serving: &Arc<Serving>, binding: Binding, mut stream:
             return;
         }
     };
-    let address = tcp
-        .local_addr()
-        .map_or_else(|_| binding.port.to_string(), |address| address.to_string());
-    if stream.accept().await.is_err() {
+    let local = tcp.local_addr().ok();
+    if stream.accept_at(local).await.is_err() {
         return;
     }
+    let address = local.map_or_else(|| binding.port.to_string(), |address| address.to_string());
     serving.log.info(
         "listening",
         &[("listener", &binding.listener), ("address", &address)],
@@ -154,7 +153,12 @@ async fn connection(serving: &Serving, listener: u16, tcp: TcpStream, peer: Sock
         return;
     }
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let Ok(stream) = serving.session.open(&Open::Accepted { listener, peer }).await else {
+    let open = Open::Accepted {
+        protocol: Protocol::Tcp,
+        listener,
+        peer,
+    };
+    let Ok(stream) = serving.session.open(&open).await else {
         return;
     };
     edge.relay(stream).await;

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tunnel_wire::datagram::Budget;
 use tunnel_wire::link::LinkHandle;
 use tunnel_wire::session::{Accepted, MAX_STREAMS};
-use tunnel_wire::{Incoming, Open, Refusal, RefusalCode, Session, Stream};
+use tunnel_wire::{Incoming, Open, Protocol, Refusal, RefusalCode, Session, Stream};
 
 use crate::config::Config;
 use crate::dial::dial;
 use crate::listen::{Binding, listen};
 use crate::log::Log;
+use crate::udp;
 
 /// What the streams of one session share.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Serving {
     pub(crate) log: Log,
     pub(crate) session: Session,
     pub(crate) link: LinkHandle,
+    /// What the datagrams that wait for their streams may take.
+    pub(crate) datagrams: Budget,
     /// Callers that may wait for a transport: no more than the session could carry afterwards.
     pub(crate) holds: Semaphore,
     /// Streams that stand for a listener.
@@ -37,6 +41,7 @@ impl Serving {
             log,
             session,
             link,
+            datagrams: Budget::default(),
             holds: Semaphore::new(MAX_STREAMS),
             listeners: AtomicUsize::new(0),
         }
@@ -85,15 +90,25 @@ pub(crate) async fn serve(serving: Arc<Serving>, mut incoming: Incoming) {
 async fn stream(serving: &Arc<Serving>, accepted: Accepted) {
     let Accepted { open, stream } = accepted;
     match open {
-        Open::Dial { host, port } => dial_and_relay(&serving.config, &host, port, stream).await,
-        Open::Listen { listener, port } => {
+        Open::Dial { protocol, host, port } => match protocol {
+            Protocol::Tcp => dial_and_relay(&serving.config, &host, port, stream).await,
+            Protocol::Udp => udp::dial_and_relay(serving, &host, port, stream).await,
+        },
+        Open::Listen {
+            protocol,
+            listener,
+            port,
+        } => {
             let _counted = Counted::new(&serving.listeners);
             let binding = Binding {
                 listener,
                 address: serving.config.bind,
                 port,
             };
-            listen(serving, binding, stream).await;
+            match protocol {
+                Protocol::Tcp => listen(serving, binding, stream).await,
+                Protocol::Udp => udp::listen(serving, binding, stream).await,
+            }
         }
         Open::Accepted { .. } => {
             let detail = "only an agent accepts connections for the other end";
@@ -113,7 +128,7 @@ async fn dial_and_relay(config: &Config, host: &str, port: u16, mut stream: Stre
     match dialled {
         // When the answer cannot be sent the opener is gone; dropping the connection resets it.
         Ok(edge) => {
-            if stream.accept().await.is_ok() {
+            if stream.accept_at(edge.peer()).await.is_ok() {
                 edge.relay(stream).await;
             }
         }

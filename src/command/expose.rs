@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::{join_all, select_all};
 use tokio::time::timeout;
-use tunnel_wire::{Open, OpenError, Session, Stream};
+use tunnel_wire::{Open, OpenError, Protocol, Session, Stream};
 
 use super::Context;
 use super::tunnel::{self, Plan, ProxyPlan};
@@ -144,6 +144,7 @@ pub(super) async fn listen(session: &Session, service: &AgentService) -> Result<
     let streams = join_all(service.ports.iter().enumerate().map(|(index, port)| async move {
         let listener = u16::try_from(index).unwrap_or(u16::MAX);
         let open = Open::Listen {
+            protocol: Protocol::Tcp,
             listener,
             port: port.target_port,
         };
@@ -191,6 +192,7 @@ struct Checks {
 
 async fn check(session: &Session, cluster_ip: &str, port: u16) -> Checks {
     let open = Open::Dial {
+        protocol: Protocol::Tcp,
         host: cluster_ip.to_owned(),
         port,
     };

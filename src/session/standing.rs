@@ -273,6 +273,7 @@ impl Door {
 
 #[cfg(test)]
 mod tests {
+    use tunnel_wire::Protocol;
     use tunnel_wire::link;
     use tunnel_wire::session::{End, start};
 
@@ -282,6 +283,7 @@ mod tests {
 
     fn dial() -> Open {
         Open::Dial {
+            protocol: Protocol::Tcp,
             host: "web".to_owned(),
             port: 80,
         }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tunnel_wire::hello::{self, SecretDigest};
-use tunnel_wire::{Open, Stream};
+use tunnel_wire::{Open, Protocol, Stream};
 
 use super::*;
 
@@ -275,6 +275,7 @@ impl Stage {
 
     async fn open(&self) -> Stream {
         let open = Open::Dial {
+            protocol: Protocol::Tcp,
             host: "echo".to_owned(),
             port: 7,
         };

@@ -42,7 +42,7 @@ fn side(
 async fn agent(mut incoming: Incoming) {
     let mut streams = JoinSet::new();
     while let Some(Accepted { open, mut stream }) = incoming.accept().await {
-        let Open::Dial { host, port } = open else {
+        let Open::Dial { host, port, .. } = open else {
             panic!("only dials are asked for")
         };
         streams.spawn(async move {

@@ -9,8 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 use tunnel_agent::config::{GRACE, SOCKET};
-use tunnel_wire::Open;
 use tunnel_wire::link::TransportEnd;
+use tunnel_wire::{Open, Protocol};
 
 use crate::support::{Plugin, connect, environment, soon, upstream};
 
@@ -264,6 +264,7 @@ async fn a_newer_plugin_takes_the_session_over() {
     let (_listener, port) = upstream().await;
     let mut stream = evicted
         .open(&Open::Dial {
+            protocol: Protocol::Tcp,
             host: "127.0.0.1".into(),
             port,
         })

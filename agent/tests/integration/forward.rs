@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tunnel_agent::config::{ALLOW_TARGETS, HOSTS};
-use tunnel_wire::{Open, RefusalCode};
+use tunnel_wire::{Open, Protocol, RefusalCode};
 
 use crate::support::{InProcess, config, soon, upstream};
 
@@ -56,6 +56,7 @@ async fn bytes_may_follow_the_open_at_once() {
     let mut stream = plugin
         .session
         .open(&Open::Dial {
+            protocol: Protocol::Tcp,
             host: "127.0.0.1".into(),
             port,
         })
@@ -105,6 +106,7 @@ async fn refusals_name_the_address_and_the_reason() {
     );
 
     let accepted = Open::Accepted {
+        protocol: Protocol::Tcp,
         listener: 0,
         peer: "127.0.0.1:1".parse().unwrap(),
     };

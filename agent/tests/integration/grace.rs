@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tunnel_agent::Exit;
 use tunnel_agent::config::{BIND, GRACE, GRACE_OPEN, HOLD};
-use tunnel_wire::{Open, Stream};
+use tunnel_wire::{Open, Protocol, Stream};
 
 use crate::support::{InProcess, Plugin, address, config, soon, upstream};
 
@@ -24,6 +24,7 @@ async fn detached(address: IpAddr, vars: &[(&str, &str)]) -> (InProcess, Plugin,
     let mut plugin = agent.attach().await;
     let listener = plugin
         .open(&Open::Listen {
+            protocol: Protocol::Tcp,
             listener: 5,
             port: PORT,
         })

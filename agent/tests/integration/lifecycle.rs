@@ -8,6 +8,7 @@ use tunnel_agent::Exit;
 use tunnel_agent::config::{FIRST_ATTACH, GRACE};
 use tunnel_wire::hello::{HELLO_TIMEOUT, Hello, HelloError, Secret, Verdict};
 use tunnel_wire::link::TransportEnd;
+use tunnel_wire::version::WIRE_VERSION;
 
 use crate::support::{InProcess, SESSION, config, hello, line};
 
@@ -134,12 +135,16 @@ async fn whoever_is_refused_is_told_why() {
     let agent = InProcess::start(config(&[]));
     let mut newer = hello();
     newer.version += 1;
+    let newer_text = format!(
+        "wire version {} at the other end, {WIRE_VERSION} here",
+        newer.version
+    );
     let mut stranger = hello();
     stranger.session = "other1".parse().unwrap();
     let mut thief = hello();
     thief.secret = Secret::new([8; 32]);
     for (hello, verdict, reason) in [
-        (newer, Verdict::Version, "wire version 3 at the other end, 2 here"),
+        (newer, Verdict::Version, newer_text.as_str()),
         (stranger, Verdict::Session, "belongs to another session"),
         (thief, Verdict::Secret, "the secret is not this session's"),
     ] {

@@ -10,3 +10,4 @@ mod resume;
 mod reverse;
 mod support;
 mod takeover;
+mod udp;

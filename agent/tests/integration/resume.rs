@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunnel_agent::Exit;
 use tunnel_agent::config::{BIND, GRACE};
-use tunnel_wire::Open;
 use tunnel_wire::frame::Frame;
 use tunnel_wire::hello::{HelloError, Verdict};
 use tunnel_wire::link::TransportEnd;
+use tunnel_wire::{Open, Protocol};
 
 use crate::support::{Faults, InProcess, address, config, hello, line, soon, upstream};
 
@@ -63,6 +63,7 @@ async fn transfers_and_a_listener_survive_twenty_cuts() {
     let mut plugin = agent.attach().await;
     let _listener = plugin
         .open(&Open::Listen {
+            protocol: Protocol::Tcp,
             listener: 5,
             port: PORT,
         })

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tunnel_agent::config::BIND;
-use tunnel_wire::{Open, Refusal, RefusalCode, Stream};
+use tunnel_wire::{Open, Protocol, Refusal, RefusalCode, Stream};
 
 use crate::support::{InProcess, Plugin, address, config, soon};
 
@@ -17,6 +17,7 @@ async fn listening(address: IpAddr) -> (InProcess, Plugin, Stream) {
     let plugin = agent.attach().await;
     let listener = plugin
         .open(&Open::Listen {
+            protocol: Protocol::Tcp,
             listener: 5,
             port: PORT,
         })
@@ -115,6 +116,7 @@ async fn a_listener_ends_with_its_stream_and_its_connections_do_not() {
     assert_eq!(soon("a byte", first.read(&mut [0])).await.unwrap(), 1);
     let again = plugin
         .open(&Open::Listen {
+            protocol: Protocol::Tcp,
             listener: 6,
             port: PORT,
         })
@@ -131,6 +133,7 @@ async fn a_taken_port_is_refused() {
     let (_agent, plugin, _listener) = listening(address).await;
     let error = plugin
         .open(&Open::Listen {
+            protocol: Protocol::Tcp,
             listener: 6,
             port: PORT,
         })
@@ -148,7 +151,14 @@ async fn port_0_is_any_port_and_the_log_tells_which() {
     let address = address();
     let agent = InProcess::start(config(&[(BIND, &address.to_string())]));
     let mut plugin = agent.attach().await;
-    let _listener = plugin.open(&Open::Listen { listener: 1, port: 0 }).await.unwrap();
+    let _listener = plugin
+        .open(&Open::Listen {
+            protocol: Protocol::Tcp,
+            listener: 1,
+            port: 0,
+        })
+        .await
+        .unwrap();
     let line = plugin.line("listening").await;
     let at = line
         .split(r#""address":""#)

@@ -17,7 +17,7 @@ use tunnel_agent::{Config, Exit, Transport, config, serve};
 use tunnel_wire::hello::{self, Hello, HelloError, Secret};
 use tunnel_wire::link::{self, LinkHandle, TransportEnd};
 use tunnel_wire::session::{self, End};
-use tunnel_wire::{Incoming, Open, OpenError, Session, Stream};
+use tunnel_wire::{Incoming, Open, OpenError, Protocol, Session, Stream};
 
 pub(crate) const SESSION: &str = "k7x2pq";
 
@@ -316,6 +316,7 @@ impl Plugin {
     /// Opens a stream to a target and waits for the answer.
     pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<Stream, OpenError> {
         self.open(&Open::Dial {
+            protocol: Protocol::Tcp,
             host: host.to_owned(),
             port,
         })
@@ -337,7 +338,7 @@ impl Plugin {
             .await
             .expect("the session lives");
         match accepted.open {
-            Open::Accepted { listener, peer } => (listener, peer, accepted.stream),
+            Open::Accepted { listener, peer, .. } => (listener, peer, accepted.stream),
             open @ (Open::Dial { .. } | Open::Listen { .. }) => panic!("the agent wants {open:?}"),
         }
     }

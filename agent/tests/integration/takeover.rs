@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tunnel_agent::Exit;
 use tunnel_agent::config::BIND;
-use tunnel_wire::Open;
 use tunnel_wire::hello::{HelloError, Secret, Verdict};
 use tunnel_wire::link::TransportEnd;
+use tunnel_wire::{Open, Protocol};
 
 use crate::support::{Faults, InProcess, address, config, hello, soon, upstream};
 
@@ -22,6 +22,7 @@ async fn a_newer_plugin_wins_and_the_older_ones_streams_are_reset() {
     let agent = InProcess::start(config(&[(BIND, &address.to_string())]));
     let mut older = agent.attach().await;
     let listen = Open::Listen {
+        protocol: Protocol::Tcp,
         listener: 5,
         port: PORT,
     };

@@ -88,7 +88,9 @@
 
 #![deny(missing_docs)]
 
+pub mod datagram;
 pub mod error;
+pub mod flow;
 pub mod frame;
 pub mod hello;
 pub mod identity;
@@ -102,7 +104,7 @@ pub mod version;
 pub mod window;
 
 pub use error::{OpenError, Refusal, RefusalCode};
-pub use message::Open;
+pub use message::{Open, Protocol};
 pub use relay::relay;
 pub use session::{Incoming, Session};
 pub use stream::Stream;

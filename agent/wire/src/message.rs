@@ -11,22 +11,23 @@
 //! |---|---|---|---|
 //! | 1 | open | opener, first | kind u8, then by kind (below) |
 //! | 2 | seen | acceptor, at once | empty; the opener's mux may open further streams |
-//! | 3 | opened | acceptor | empty |
+//! | 3 | opened | acceptor | empty, or the upstream's port u16 and address, 4 or 16 bytes |
 //! | 4 | refused | acceptor, last | code u8, text |
-//! | 5 | data | both | 1..=16,380 bytes, within what the receiver granted |
+//! | 5 | data | both | 1..=16,380 bytes, within what the receiver granted; of a UDP flow: [`crate::datagram`]s |
 //! | 6 | grant | both | bytes u32 the other may send in addition |
 //! | 7 | end | both | empty; no data follows in this direction |
 //! | 8 | abort | both, last | text; both directions are void |
 //!
 //! | open kind | payload after the kind |
 //! |---|---|
-//! | 1 dial | port u16, host as UTF-8, 1..=255 bytes |
-//! | 2 listen | listener u16, port u16 |
-//! | 3 accepted | listener u16, peer port u16, peer address, 4 or 16 bytes |
+//! | 1 dial, 4 the same for UDP | port u16, host as UTF-8, 1..=255 bytes |
+//! | 2 listen, 5 the same for UDP | listener u16, port u16 |
+//! | 3 accepted, 6 the same for UDP | listener u16, peer port u16, peer address, 4 or 16 bytes |
 //!
 //! A stream that ends without `end`, `refused` or `abort` was cut: yamux itself reports a reset and the
 //! death of a connection as a clean end of file.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -42,11 +43,48 @@ pub const MAX_DATA: usize = 16 * 1024 - HEADER;
 /// Longest host name in an open, in bytes (RFC 1035 allows 253 characters).
 pub const MAX_HOST: usize = 255;
 
+/// What a stream's connection speaks at its edge.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Bytes, in order.
+    #[default]
+    Tcp,
+    /// Datagrams: the stream carries a flow of them, see [`crate::datagram`].
+    Udp,
+}
+
+impl Protocol {
+    /// Open kinds of UDP are those of TCP and so many.
+    const UDP_KINDS: u8 = 3;
+
+    fn kind(self, tcp: u8) -> u8 {
+        match self {
+            Self::Tcp => tcp,
+            Self::Udp => tcp + Self::UDP_KINDS,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port and an IPv4 or IPv6 address, in bytes.
+const V4_ADDRESS: usize = 6;
+const V6_ADDRESS: usize = 18;
+
 /// What the opener wants from the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Open {
     /// Plugin to agent: dial this target and relay.
     Dial {
+        /// What the target speaks.
+        protocol: Protocol,
         /// A name or an IP address as the user gave it, without brackets; at most [`MAX_HOST`] bytes.
         host: String,
         /// The port.
@@ -54,13 +92,17 @@ pub enum Open {
     },
     /// Plugin to agent: listen on this port of the pod until this stream ends.
     Listen {
+        /// What callers speak.
+        protocol: Protocol,
         /// The plugin's number for this listener.
         listener: u16,
         /// The port in the pod; 0 lets the system choose (for tests).
         port: u16,
     },
-    /// Agent to plugin: a connection that a listener accepted.
+    /// Agent to plugin: a connection that a listener accepted, or a flow it saw the first datagram of.
     Accepted {
+        /// What the caller speaks.
+        protocol: Protocol,
         /// The listener's number.
         listener: u16,
         /// Who connected, as the pod saw it.
@@ -75,8 +117,8 @@ pub enum Message {
     Open(Open),
     /// The open has arrived.
     Seen,
-    /// The stream is connected to what was asked for.
-    Opened,
+    /// The stream is connected to what was asked for; to which address, where one was chosen.
+    Opened(Option<SocketAddr>),
     /// It is not, and why.
     Refused(Refusal),
     /// Bytes.
@@ -98,7 +140,11 @@ impl Message {
         match self {
             Self::Open(open) => encode_open(open, out),
             Self::Seen => put_header(2, 0, out),
-            Self::Opened => put_header(3, 0, out),
+            Self::Opened(None) => put_header(3, 0, out),
+            Self::Opened(Some(upstream)) => {
+                put_header(3, address_length(*upstream), out);
+                put_address(*upstream, out);
+            }
             Self::Refused(refusal) => {
                 let detail = clip(&refusal.detail);
                 put_header(4, 1 + detail.len(), out);
@@ -135,33 +181,63 @@ pub fn encode_data(bytes: &[u8], out: &mut BytesMut) {
 
 fn encode_open(open: &Open, out: &mut BytesMut) {
     match open {
-        Open::Dial { host, port } => {
+        Open::Dial { protocol, host, port } => {
             assert!(
                 (1..=MAX_HOST).contains(&host.len()),
                 "a host has 1 to {MAX_HOST} bytes"
             );
             put_header(1, 3 + host.len(), out);
-            out.put_u8(1);
+            out.put_u8(protocol.kind(1));
             out.put_u16(*port);
             out.put_slice(host.as_bytes());
         }
-        Open::Listen { listener, port } => {
+        Open::Listen {
+            protocol,
+            listener,
+            port,
+        } => {
             put_header(1, 5, out);
-            out.put_u8(2);
+            out.put_u8(protocol.kind(2));
             out.put_u16(*listener);
             out.put_u16(*port);
         }
-        Open::Accepted { listener, peer } => {
-            put_header(1, if peer.is_ipv4() { 9 } else { 21 }, out);
-            out.put_u8(3);
+        Open::Accepted {
+            protocol,
+            listener,
+            peer,
+        } => {
+            put_header(1, 3 + address_length(*peer), out);
+            out.put_u8(protocol.kind(3));
             out.put_u16(*listener);
-            out.put_u16(peer.port());
-            match peer.ip() {
-                IpAddr::V4(ip) => out.put_slice(&ip.octets()),
-                IpAddr::V6(ip) => out.put_slice(&ip.octets()),
-            }
+            put_address(*peer, out);
         }
     }
+}
+
+fn address_length(address: SocketAddr) -> usize {
+    if address.is_ipv4() { V4_ADDRESS } else { V6_ADDRESS }
+}
+
+fn put_address(address: SocketAddr, out: &mut BytesMut) {
+    out.put_u16(address.port());
+    match address.ip() {
+        IpAddr::V4(ip) => out.put_slice(&ip.octets()),
+        IpAddr::V6(ip) => out.put_slice(&ip.octets()),
+    }
+}
+
+fn get_address(payload: &mut Bytes) -> Result<SocketAddr, DecodeError> {
+    let length = payload.len();
+    if length != V4_ADDRESS && length != V6_ADDRESS {
+        return Err(DecodeError::BadField("address"));
+    }
+    let port = payload.get_u16();
+    let ip = if length == V4_ADDRESS {
+        IpAddr::from(payload.get_u32().to_be_bytes())
+    } else {
+        IpAddr::from(payload.get_u128().to_be_bytes())
+    };
+    Ok(SocketAddr::new(ip, port))
 }
 
 fn put_header(kind: u8, length: usize, out: &mut BytesMut) {
@@ -231,7 +307,8 @@ fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, DecodeError> {
     let length = usize::try_from(u32::from_be_bytes([0, rest[0], rest[1], rest[2]])).unwrap_or(usize::MAX);
     let fits = match *kind {
         1 => (4..=3 + MAX_HOST).contains(&length),
-        2 | 3 | 7 => length == 0,
+        2 | 7 => length == 0,
+        3 => [0, V4_ADDRESS, V6_ADDRESS].contains(&length),
         4 => (1..=1 + MAX_DETAIL).contains(&length),
         5 => (1..=MAX_DATA).contains(&length),
         6 => length == 4,
@@ -249,7 +326,8 @@ fn decode(kind: u8, mut payload: Bytes) -> Result<Message, DecodeError> {
     Ok(match kind {
         1 => Message::Open(decode_open(payload)?),
         2 => Message::Seen,
-        3 => Message::Opened,
+        3 if payload.is_empty() => Message::Opened(None),
+        3 => Message::Opened(Some(get_address(&mut payload)?)),
         4 => {
             let code = RefusalCode::from_u8(payload.get_u8());
             Message::Refused(Refusal {
@@ -265,31 +343,29 @@ fn decode(kind: u8, mut payload: Bytes) -> Result<Message, DecodeError> {
 }
 
 fn decode_open(mut payload: Bytes) -> Result<Open, DecodeError> {
-    match (payload.get_u8(), payload.len()) {
+    let (kind, protocol) = match payload.get_u8() {
+        kind @ ..=Protocol::UDP_KINDS => (kind, Protocol::Tcp),
+        kind => (kind - Protocol::UDP_KINDS, Protocol::Udp),
+    };
+    match (kind, payload.len()) {
         (1, 3..) => {
             let port = payload.get_u16();
             Ok(Open::Dial {
+                protocol,
                 host: text(&payload)?,
                 port,
             })
         }
         (2, 4) => Ok(Open::Listen {
+            protocol,
             listener: payload.get_u16(),
             port: payload.get_u16(),
         }),
-        (3, length @ (8 | 20)) => {
-            let listener = payload.get_u16();
-            let port = payload.get_u16();
-            let ip = if length == 8 {
-                IpAddr::from(payload.get_u32().to_be_bytes())
-            } else {
-                IpAddr::from(payload.get_u128().to_be_bytes())
-            };
-            Ok(Open::Accepted {
-                listener,
-                peer: SocketAddr::new(ip, port),
-            })
-        }
+        (3, 2..) => Ok(Open::Accepted {
+            protocol,
+            listener: payload.get_u16(),
+            peer: get_address(&mut payload)?,
+        }),
         _ => Err(DecodeError::BadField("open")),
     }
 }
@@ -306,24 +382,24 @@ mod tests {
 
     fn all() -> Vec<Message> {
         vec![
-            Message::Open(Open::Dial {
-                host: "web.dev".to_owned(),
-                port: 80,
-            }),
+            open(Protocol::Tcp),
             Message::Open(Open::Listen {
+                protocol: Protocol::Tcp,
                 listener: 1,
                 port: 20_001,
             }),
             Message::Open(Open::Accepted {
+                protocol: Protocol::Tcp,
                 listener: 1,
                 peer: "10.1.2.3:4567".parse().unwrap(),
             }),
             Message::Open(Open::Accepted {
+                protocol: Protocol::Udp,
                 listener: 2,
                 peer: "[fd00::1]:4567".parse().unwrap(),
             }),
             Message::Seen,
-            Message::Opened,
+            Message::Opened(None),
             Message::Refused(Refusal::new(
                 RefusalCode::ConnectionRefused,
                 "dial 10.0.0.1:9: connection refused",
@@ -332,7 +408,23 @@ mod tests {
             Message::Grant(65_536),
             Message::End,
             Message::Abort("gone".to_owned()),
+            open(Protocol::Udp),
+            Message::Open(Open::Listen {
+                protocol: Protocol::Udp,
+                listener: 1,
+                port: 20_001,
+            }),
+            Message::Opened(Some("10.0.0.7:80".parse().unwrap())),
+            Message::Opened(Some("[fd00::1]:80".parse().unwrap())),
         ]
+    }
+
+    fn open(protocol: Protocol) -> Message {
+        Message::Open(Open::Dial {
+            protocol,
+            host: "web.dev".to_owned(),
+            port: 80,
+        })
     }
 
     fn encode(message: &Message) -> BytesMut {
@@ -352,6 +444,9 @@ mod tests {
         assert_eq!(hex(&all[7]), "050000056279746573");
         assert_eq!(hex(&all[8]), "0600000400010000");
         assert_eq!(hex(&all[10]), "08000004676f6e65");
+        assert_eq!(hex(&all[11]), "0100000a0400507765622e646576");
+        assert_eq!(hex(&all[12]), "010000050500014e21");
+        assert_eq!(hex(&all[13]), "0300000600500a000007");
     }
 
     #[test]
@@ -381,6 +476,8 @@ mod tests {
             &[6, 0, 0, 3],
             &[1, 0, 0, 5, 9, 0, 0, 0, 0],
             &[1, 0, 0, 6, 3, 0, 0, 0, 0, 0],
+            &[1, 0, 0, 5, 7, 0, 0, 0, 0],
+            &[3, 0, 0, 5],
             &[8, 0, 0, 1, 0xff],
         ] {
             let mut decoder = Decoder::default();

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
@@ -45,6 +46,7 @@ pub struct Stream {
     window: ReceiveWindow,
     link: LinkHandle,
     answer: Option<Result<(), Refusal>>,
+    upstream: Option<SocketAddr>,
     peer_open: Option<Open>,
     peer_ended: bool,
     failure: Option<Failure>,
@@ -119,6 +121,7 @@ impl Stream {
             window: ReceiveWindow::new(pool, Instant::now()),
             link,
             answer: None,
+            upstream: None,
             peer_open: None,
             peer_ended: false,
             failure: None,
@@ -174,8 +177,22 @@ impl Stream {
     /// # Errors
     /// The session ended or the opener gave up.
     pub async fn accept(&mut self) -> Result<(), OpenError> {
-        Message::Opened.encode(&mut self.out);
+        self.accept_at(None).await
+    }
+
+    /// The same, and to which address, where that is known.
+    ///
+    /// # Errors
+    /// As for [`Stream::accept`].
+    pub async fn accept_at(&mut self, upstream: Option<SocketAddr>) -> Result<(), OpenError> {
+        Message::Opened(upstream).encode(&mut self.out);
         self.flushed().await
+    }
+
+    /// Opener: the address the other end is connected to, once it has said so.
+    #[must_use]
+    pub fn upstream(&self) -> Option<SocketAddr> {
+        self.upstream
     }
 
     /// Acceptor: answers why not, and ends the stream. The answer is best effort: an opener that is gone
@@ -287,7 +304,10 @@ impl Stream {
         match message {
             Message::Open(open) => self.peer_open = Some(open),
             Message::Seen => {}
-            Message::Opened => self.answer = Some(Ok(())),
+            Message::Opened(upstream) => {
+                self.upstream = upstream;
+                self.answer = Some(Ok(()));
+            }
             Message::Refused(refusal) => {
                 self.answer = Some(Err(refusal.clone()));
                 return Err(Failure::Refused(refusal));

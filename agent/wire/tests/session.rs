@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tunnel_wire::error::{OpenError, Refusal, RefusalCode};
 use tunnel_wire::link::{self, LinkHandle, TransportEnd};
 use tunnel_wire::session::{Accepted, End, Incoming, MAX_STREAMS, Session};
-use tunnel_wire::{Open, Stream};
+use tunnel_wire::{Open, Protocol, Stream};
 
 /// One end of a session whose tasks end with it.
 struct Side {
@@ -68,6 +68,7 @@ fn pair(buffer: usize) -> (Side, Side) {
 
 fn dial(host: &str) -> Open {
     Open::Dial {
+        protocol: Protocol::Tcp,
         host: host.to_owned(),
         port: 80,
     }

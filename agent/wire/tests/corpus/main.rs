@@ -59,6 +59,11 @@ fn mutated(bytes: &[u8], seed: u64) -> Vec<u8> {
 }
 
 #[test]
+fn datagrams() {
+    replay("datagram", targets::datagram);
+}
+
+#[test]
 fn frames() {
     replay("frame", targets::frame);
 }

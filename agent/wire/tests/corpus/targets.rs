@@ -2,10 +2,29 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
+use tunnel_wire::datagram::{self, Record};
 use tunnel_wire::frame::{Frame, MAX_FRAME};
 use tunnel_wire::hello::Hello;
 use tunnel_wire::link::Link;
 use tunnel_wire::message::Decoder;
+
+/// Decodes a flow's records from pieces. All that decodes came from the input, and encodes to no more.
+pub(crate) fn datagram(bytes: &[u8]) {
+    let mut input = BytesMut::new();
+    let mut encoded = BytesMut::new();
+    for piece in pieces(bytes) {
+        input.extend_from_slice(piece);
+        loop {
+            match datagram::decode(&mut input) {
+                Ok(Some(Record::Datagram(datagram))) => datagram::encode(&datagram, &mut encoded),
+                Ok(Some(Record::Notice(refusal))) => datagram::encode_notice(&refusal, &mut encoded),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(encoded.len() + input.len() <= bytes.len());
+    }
+}
 
 /// Decodes frames until the bytes are used up or nonsense. What decodes encodes to the same bytes.
 pub(crate) fn frame(bytes: &[u8]) {

@@ -17,7 +17,7 @@ use tunnel_wire::hello::{self, Hello, HelloError, Secret, SessionId, Verdict};
 use tunnel_wire::link::io::channel_over;
 use tunnel_wire::link::{Link, LinkHandle, TransportEnd};
 use tunnel_wire::session::{self, Accepted, Driver, End, Incoming, Session};
-use tunnel_wire::{Open, Stream};
+use tunnel_wire::{Open, Protocol, Stream};
 
 use crate::io::{Faults, FaultyIo};
 use crate::seed::{Seed, byte_at, bytes_at};
@@ -139,10 +139,12 @@ async fn speak(end: End, session: Session, mut incoming: Incoming, lengths: &[[u
 fn open(end: End, number: u16) -> Open {
     match end {
         End::Plugin => Open::Dial {
+            protocol: Protocol::Tcp,
             host: "x".to_owned(),
             port: number,
         },
         End::Agent => Open::Accepted {
+            protocol: Protocol::Tcp,
             listener: 0,
             peer: ([10, 0, 0, 1], number).into(),
         },

@@ -1,6 +1,6 @@
 //! What a failed socket call means: the refusal's code, and words without errno numbers.
 //!
-//! One place for both, so that `dial`, `listen` and `edge` speak alike.
+//! One place for both, so that both programs speak alike wherever they dial, listen or relay.
 
 use std::io::{self, ErrorKind};
 
@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use tunnel_wire::RefusalCode;
 
 /// The code for a failed socket call.
-pub(crate) fn code(error: &io::Error) -> RefusalCode {
+#[must_use]
+pub fn code(error: &io::Error) -> RefusalCode {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => RefusalCode::ConnectionRefused,
         Some(Errno::TIMEDOUT) => RefusalCode::TimedOut,
@@ -20,12 +21,15 @@ pub(crate) fn code(error: &io::Error) -> RefusalCode {
             RefusalCode::ResourceExhausted
         }
         Some(Errno::ADDRINUSE) => RefusalCode::AddressInUse,
+        // A deadline of ours.
+        None if error.kind() == ErrorKind::TimedOut => RefusalCode::TimedOut,
         Some(_) | None => RefusalCode::Other,
     }
 }
 
 /// The error as a lower-case fragment for people.
-pub(crate) fn words(error: &io::Error) -> String {
+#[must_use]
+pub fn words(error: &io::Error) -> String {
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "all other kinds say less than the error itself"
@@ -67,6 +71,7 @@ mod tests {
             let error = io::Error::from(errno);
             assert_eq!((code(&error), words(&error).as_str()), (expected, text));
         }
+        assert_eq!(code(&ErrorKind::TimedOut.into()), RefusalCode::TimedOut);
         assert_eq!(code(&Errno::MFILE.into()), RefusalCode::ResourceExhausted);
         assert!(
             words(&Errno::MFILE.into()).contains("os error 24"),
