@@ -1,7 +1,8 @@
 //! What can be typed: names, defaults and help text. What it means is decided by the commands.
 //!
 //! kubectl's flags are in kubectl's spelling ([`kube_flags`]); the agent's pod is described by
-//! [`agent_flags`], the local proxy by [`proxy_flags`], exposed ports by [`port`].
+//! [`agent_flags`], the local proxy by [`proxy_flags`], exposed ports by [`port`],
+//! what `forward` leads to by [`target`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub mod go_duration;
 pub mod kube_flags;
 pub mod port;
 pub mod proxy_flags;
+pub mod target;
 
 use agent_flags::AgentFlags;
 use kube_flags::KubeFlags;

@@ -9,7 +9,8 @@
 //! | [`rights`], [`identity`], [`upload`], [`start`], [`wait`], [`failure`], [`service`] | from nothing to a running agent |
 //! | [`lease`], [`watch`], [`follow`], [`crash_log`] | while it runs, and why it stopped |
 //! | [`end`], [`footprint`], [`sweep`] | removing it, now or later |
-//! | [`exec`] | a command in the pod as a byte pipe |
+//! | [`exec`], [`port_forward`] | a command in the pod, or a port of it, as a byte pipe |
+//! | [`upstream`] | from the targets of `forward` to what is dialled |
 //!
 //! It knows no session, no stream and no terminal.
 
@@ -34,12 +35,14 @@ pub mod names;
 pub mod options;
 pub mod patch;
 mod policy;
+pub mod port_forward;
 pub mod quantity;
 pub mod rights;
 pub mod service;
 pub mod start;
 pub mod sweep;
 mod upload;
+pub mod upstream;
 pub mod wait;
 pub mod watch;
 pub mod yaml;

@@ -15,6 +15,7 @@ use crate::cluster::rights::RightsError;
 use crate::cluster::service::ServiceError;
 use crate::cluster::start::StartError;
 use crate::cluster::sweep::SweepError;
+use crate::cluster::upstream::UpstreamError;
 use crate::listener::{BindError, CredentialsError};
 use tunnel_wire::OpenError;
 use tunnel_wire::hello::HelloError;
@@ -95,6 +96,9 @@ pub enum Error {
         #[source]
         source: OpenError,
     },
+    /// A target of `forward`.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// The session is over although nobody asked for it.
     #[error("the session was lost: {reason}")]
     Lost {
@@ -173,6 +177,8 @@ impl Error {
                 | AttachError::Gone(_)
                 | AttachError::Hello { .. } => ExitStatus::NotStarted,
             },
+            Self::Upstream(UpstreamError::Api { source, .. }) => api_status(source, ExitStatus::Failed),
+            Self::Upstream(_) => ExitStatus::Failed,
             Self::Lost { .. } | Self::TakenOver => ExitStatus::Lost,
             Self::SecondSignal => ExitStatus::SecondSignal,
         }
@@ -238,6 +244,7 @@ impl Error {
                 source: AttachError::Hello { error, .. },
                 ..
             } => hello_hint(error),
+            Self::Upstream(error) => upstream_hint(error, namespace),
             Self::Lost { .. } | Self::TakenOver => Some("run the same command again".to_owned()),
             Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => {
                 Some("clean up one namespace at a time with `-n`".to_owned())
@@ -382,6 +389,17 @@ fn failure_hint(failure: &Failure, namespace: &str) -> Option<String> {
         FailureKind::TimedOut { .. } => "allow it more time with `--pod-running-timeout`".to_owned(),
         _ => return None,
     })
+}
+
+fn upstream_hint(error: &UpstreamError, namespace: &str) -> Option<String> {
+    match error {
+        UpstreamError::NotFound { kind, namespace, .. } => Some(format!(
+            "see which there are: `kubectl get {kind} -n {namespace}`"
+        )),
+        UpstreamError::Api { source, .. } => api_hint(source, namespace),
+        // Their texts end with what to type.
+        UpstreamError::NoPort { .. } | UpstreamError::Unfit { .. } => None,
+    }
 }
 
 fn service_hint(error: &ServiceError) -> Option<String> {

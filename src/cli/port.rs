@@ -11,6 +11,25 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// What a port carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Streams of bytes.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
 /// One exposed port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSpec {
