@@ -3,12 +3,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +16,7 @@ use tunnel_wire::relay::{RelayError, Side, relay};
 
 use super::local::Local;
 use super::prefixed::Prefixed;
+use super::socket::{Peer, Socket};
 use super::target::Target;
 use super::{Connect, DialError, Options, http, socks5};
 
@@ -99,7 +98,7 @@ impl Report {
 }
 
 /// Serves one connection to its end, and logs it.
-pub(super) async fn serve<C: Connect>(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared<C>>) {
+pub(super) async fn serve<C: Connect>(stream: Socket, peer: Peer, shared: Arc<Shared<C>>) {
     let started = Instant::now();
     let span = tracing::debug_span!("conn", %peer);
     async {

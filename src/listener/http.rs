@@ -29,10 +29,11 @@ use self::body::{Body, Framing};
 use self::exchange::{Exchanged, Facts, exchange};
 use self::head::{REQUEST_HEAD_LIMIT, RequestHead, head_length};
 use self::reply::Reply;
-use self::route::{Place, Route};
+use self::route::Route;
 use self::upstream::{Upstream, send};
 use super::connection::{Ended, Report, Shared, dial, splice};
 use super::local::Local;
+use super::names::Place;
 use super::target::Target;
 use super::{Connect, DialError};
 
@@ -123,8 +124,8 @@ impl<'a, C: Connect> Conversation<'a, C> {
             }
         };
         match route {
-            Route::ProxyPac => {
-                let script = pac::script(self.local.own, &self.shared.options.cluster_domain);
+            Route::ProxyPac(own) => {
+                let script = pac::script(own, &self.shared.options.cluster_domain);
                 self.reply(&Reply::pac(script), head_request, keep).await
             }
             Route::Tunnel(target) => self.tunnel(target, keep).await,

@@ -10,3 +10,5 @@ mod life;
 mod session;
 mod support;
 mod tunnel;
+#[cfg(unix)]
+mod unix;
