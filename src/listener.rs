@@ -14,6 +14,7 @@
 //! every buffer a bound; a connection that is not closed on purpose is reset, so that a cut is never taken
 //! for an end.
 
+mod access;
 mod address;
 mod connection;
 mod credentials;
@@ -23,6 +24,7 @@ mod local;
 mod names;
 mod prefixed;
 mod socket;
+mod socks4;
 mod socks5;
 mod target;
 #[cfg(unix)]

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use tunnel_wire::RefusalCode;
 
 use self::address::{Address, AddressError};
-use super::connection::{Ended, Report, Shared, dial, splice};
+use super::access::Report;
+use super::connection::{Ended, Shared, answer, dial, splice};
 use super::credentials::Credentials;
 use super::local::Local;
 use super::target::Target;
@@ -100,9 +101,9 @@ impl From<std::io::Error> for Stop {
 
 /// Serves a connection whose first byte was 5.
 pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut Report) -> Ended {
-    let limits = &shared.options.limits;
+    report.begin("SOCKS5");
     let handshake = timeout(
-        limits.head,
+        shared.options.limits.head,
         handshake(&mut local, shared.options.credentials.as_ref()),
     )
     .await;
@@ -117,7 +118,7 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
         }
         Ok(target) => target,
     };
-    report.target = Some(target.clone());
+    report.target(&target);
     match dial(shared, &target).await {
         Ok(stream) => {
             if let Err(error) = local.write_all(&Reply::Succeeded.bytes()).await {
@@ -130,22 +131,6 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
             answer(local, &reply, report, shared, Ended::NotReached(error)).await
         }
     }
-}
-
-/// Sends the last bytes and ends the connection.
-async fn answer<C>(
-    mut local: Local,
-    bytes: &[u8],
-    report: &mut Report,
-    shared: &Shared<C>,
-    ended: Ended,
-) -> Ended {
-    if let Err(error) = local.write_all(bytes).await {
-        return Ended::Local(error);
-    }
-    report.count(&local);
-    local.finish(shared.options.limits.linger).await;
-    ended
 }
 
 async fn handshake(local: &mut Local, credentials: Option<&Credentials>) -> Result<(Command, Address), Stop> {
