@@ -76,7 +76,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output flags")]
 pub struct OutputFlags {
-    /// Log level: 0 warnings, 1-2 info, 3-4 one line a connection, 5 and more everything
+    /// Log level: 0 warnings, 1-2 info and one line a request, 3-4 each connection's end, 5 and more everything
     #[arg(short = 'v', long = "v", value_name = "N", global = true, num_args = 0..=1, default_value_t = 0,
           default_missing_value = "1", require_equals = true, help_heading = "Output flags")]
     pub verbosity: u8,

@@ -14,15 +14,21 @@
 //! every buffer a bound; a connection that is not closed on purpose is reset, so that a cut is never taken
 //! for an end.
 
+mod access;
 mod address;
 mod connection;
 mod credentials;
 mod environment;
 mod http;
 mod local;
+mod names;
 mod prefixed;
+mod socket;
+mod socks4;
 mod socks5;
 mod target;
+#[cfg(unix)]
+mod unix;
 
 use std::fmt;
 use std::future::Future;
@@ -33,19 +39,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tunnel_wire::RefusalCode;
 
-pub use self::address::{BindError, ListenAddress, ListenAddressError};
+pub use self::address::{BindError, ListenAddress, ListenAddressError, LocalAddress};
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::environment::{Shell, environment};
 pub use self::target::{Target, TargetError};
 
 use self::connection::Shared;
+use self::socket::{Peer, Port, Socket};
 
 /// First and longest pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -177,19 +183,15 @@ impl Listener {
     /// # Errors
     /// The first address that cannot be listened on; none is listened on then.
     pub async fn bind(options: Options) -> Result<Bound, BindError> {
-        let mut listeners = Vec::new();
+        let mut ports = Vec::new();
         for listen in &options.listen {
-            for listener in listen.bind().await? {
-                let address = listener.local_addr().map_err(|source| BindError::Other {
-                    address: SocketAddr::from(([0; 4], 0)),
-                    source,
-                })?;
-                tracing::info!(%address, "listener bound");
-                listeners.push((address, listener));
-            }
+            ports.extend(listen.bind().await?);
+        }
+        for port in &ports {
+            tracing::info!(address = %port.address(), "listener bound");
         }
         Ok(Bound {
-            listeners,
+            ports,
             options: Arc::new(options),
         })
     }
@@ -198,14 +200,14 @@ impl Listener {
 /// Ports that are bound and not yet served.
 #[derive(Debug)]
 pub struct Bound {
-    listeners: Vec<(SocketAddr, TcpListener)>,
+    ports: Vec<Port>,
     options: Arc<Options>,
 }
 
 impl Bound {
     /// The addresses as bound, in the order of the options.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|(address, _)| *address).collect()
+    pub fn addresses(&self) -> Vec<LocalAddress> {
+        self.ports.iter().map(|port| port.address().clone()).collect()
     }
 
     /// What the user should know.
@@ -214,6 +216,7 @@ impl Bound {
         let reachable = self
             .addresses()
             .into_iter()
+            .filter_map(|address| address.tcp())
             .filter(|address| !address.ip().to_canonical().is_loopback())
             .map(|address| Warning::Reachable { address, guarded });
         let exposed = self.options.credentials.as_ref().and_then(Credentials::exposed);
@@ -236,13 +239,8 @@ impl Bound {
             ending: ending.clone(),
         });
         let mut loops = JoinSet::new();
-        for (address, listener) in self.listeners {
-            loops.spawn(accept(
-                address,
-                listener,
-                Arc::clone(&shared),
-                Arc::clone(&permits),
-            ));
+        for port in self.ports {
+            loops.spawn(accept(port, Arc::clone(&shared), Arc::clone(&permits)));
         }
         while let Some(ended) = loops.join_next().await {
             if let Err(error) = ended {
@@ -255,12 +253,7 @@ impl Bound {
 }
 
 /// Accepts connections of one port, and owns their tasks.
-async fn accept<C: Connect>(
-    address: SocketAddr,
-    listener: TcpListener,
-    shared: Arc<Shared<C>>,
-    permits: Arc<Semaphore>,
-) {
+async fn accept<C: Connect>(port: Port, shared: Arc<Shared<C>>, permits: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     let mut pause = ACCEPT_PAUSE.0;
     loop {
@@ -270,7 +263,7 @@ async fn accept<C: Connect>(
                 log_panic(ended);
                 continue;
             }
-            accepted = next(&listener, &permits) => accepted,
+            accepted = next(&port, &permits) => accepted,
         };
         match accepted {
             Ok((stream, peer, permit)) => {
@@ -286,7 +279,7 @@ async fn accept<C: Connect>(
                 tracing::debug!(%error, "a connection was not accepted");
             }
             Err(error) => {
-                tracing::warn!(%address, %error, ?pause, "connections cannot be accepted; trying again");
+                tracing::warn!(address = %port.address(), %error, ?pause, "connections cannot be accepted; trying again");
                 tokio::select! {
                     () = shared.drain.cancelled() => break,
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(ACCEPT_PAUSE.1),
@@ -294,25 +287,21 @@ async fn accept<C: Connect>(
             }
         }
     }
-    drop(listener);
+    drop(port);
     while let Some(ended) = connections.join_next().await {
         log_panic(ended);
     }
 }
 
-type Accepted = (
-    tokio::net::TcpStream,
-    SocketAddr,
-    tokio::sync::OwnedSemaphorePermit,
-);
+type Accepted = (Socket, Peer, tokio::sync::OwnedSemaphorePermit);
 
 /// The next connection, once there is room for it.
-async fn next(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
+async fn next(port: &Port, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
     let permit = Arc::clone(permits)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
+    let (stream, peer) = port.accept().await?;
     Ok((stream, peer, permit))
 }
 

@@ -12,7 +12,7 @@ use crate::listener::{Credentials, CredentialsError, Limits, ListenAddress, Opti
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Proxy options")]
 pub struct ProxyFlags {
-    /// Address and port to listen on; repeatable; port 0 is the next free one
+    /// Address and port to listen on, or unix:PATH; repeatable; port 0 is the next free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
     pub listen: Vec<ListenAddress>,
 
@@ -57,6 +57,24 @@ impl ProxyFlags {
         ]
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// What of the flags cannot be had together.
+    ///
+    /// # Errors
+    /// Says what to type instead.
+    pub fn check(&self) -> Result<(), String> {
+        let only_unix = self
+            .listen
+            .iter()
+            .all(|listen| matches!(listen, ListenAddress::Unix(_)));
+        if self.print_env.is_some() && only_unix {
+            return Err(
+                "--print-env needs a TCP port, no variable can name a unix socket; add --listen 127.0.0.1:0"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     /// The listener's options, for a session in `namespace`.
@@ -142,6 +160,23 @@ mod tests {
         assert!(flags(&["--print-env=cmd"]).is_err());
         assert!(flags(&["--listen", "web:80"]).is_err());
         assert!(flags(&["--cluster-domain", "a b"]).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_environment_cannot_name_a_unix_socket() {
+        let check = |arguments: &[&str]| flags(arguments).unwrap().check();
+        let error = check(&["--print-env", "--listen", "unix:/tmp/a"]).unwrap_err();
+        assert!(error.contains("add --listen 127.0.0.1:0"), "{error}");
+        assert_eq!(check(&["--listen", "unix:/tmp/a"]), Ok(()));
+        let both = [
+            "--print-env",
+            "--listen",
+            "unix:/tmp/a",
+            "--listen",
+            "127.0.0.1:0",
+        ];
+        assert_eq!(check(&both), Ok(()));
     }
 
     #[test]

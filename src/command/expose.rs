@@ -38,6 +38,7 @@ pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(),
     if let Some(flag) = arguments.proxy_flags.given().filter(|_| !arguments.proxy) {
         return Err(Error::Usage(format!("{flag} is for the proxy: add `--proxy`")));
     }
+    arguments.proxy_flags.check().map_err(Error::Usage)?;
     let plan = Plan {
         verb: "expose",
         proxy: arguments.proxy.then(|| ProxyPlan::new(&arguments.proxy_flags)),

@@ -11,6 +11,7 @@ use crate::listener::{Shell, environment};
 
 /// Runs until the user or the session ends it.
 pub(super) async fn run(arguments: &ProxyArgs, context: &Context) -> Result<(), Error> {
+    arguments.proxy.check().map_err(Error::Usage)?;
     let plan = Plan {
         verb: "proxy",
         proxy: Some(ProxyPlan::new(&arguments.proxy)),

@@ -1,14 +1,13 @@
 //! What is said once everything works: the ready event and the notes for people. Pure.
 
-use std::net::SocketAddr;
-
 use super::expose::ExposePlan;
 use crate::cluster::agent::Agent;
+use crate::listener::LocalAddress;
 use crate::ui::Event;
 use crate::ui::event::{ExposedPort, ExposedService, LocalListener, MovedService, Ready, StateName};
 
 /// What a session offers, for its ready event.
-pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[SocketAddr]) -> Ready {
+pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[LocalAddress]) -> Ready {
     Ready {
         session: agent.session.to_string(),
         namespace: agent.namespace.clone(),
@@ -18,7 +17,7 @@ pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[Soc
             .iter()
             .map(|address| LocalListener {
                 kind: "proxy",
-                address: *address,
+                address: address.to_string(),
             })
             .collect(),
         services: services(agent, expose),

@@ -35,7 +35,7 @@ use crate::cluster::options::AgentOptions;
 use crate::cluster::service;
 use crate::error::Error;
 use crate::forward::SessionConnector;
-use crate::listener::{Bound, Listener, Shell};
+use crate::listener::{Bound, Listener, LocalAddress, Shell};
 use crate::reverse::{self, Gate};
 use crate::session::{Phase, Settings, StandingTx, WallClock};
 use crate::ui::event::ReadyFile;
@@ -224,9 +224,9 @@ impl Tunnel<'_> {
         let ready = ready::event(&live.agent, self.plan.expose.as_ref(), &addresses);
         let facts = Facts::new(ready.clone(), self.plan.session.ready_file.as_deref())?;
         let print_env = self.plan.proxy.as_ref().and_then(|proxy| proxy.print_env);
-        match (print_env, addresses.first()) {
+        match (print_env, addresses.iter().find_map(LocalAddress::tcp)) {
             (Some(shell), Some(address)) if printer.output() == Output::Text => {
-                printer.last_data(&environment_lines(shell, *address, self.server, self.context));
+                printer.last_data(&environment_lines(shell, address, self.server, self.context));
             }
             _ => printer.event(&Event::Ready(ready)),
         }

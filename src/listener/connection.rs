@@ -3,32 +3,29 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use tunnel_wire::RefusalCode;
 use tunnel_wire::relay::{RelayError, Side, relay};
 
+use super::access::Report;
 use super::local::Local;
 use super::prefixed::Prefixed;
+use super::socket::{Peer, Socket};
 use super::target::Target;
-use super::{Connect, DialError, Options, http, socks5};
+use super::{Connect, DialError, Options, http, socks4, socks5};
 
 /// First byte of SOCKS5 (RFC 1928).
 const SOCKS5: u8 = 5;
 
-/// First byte of SOCKS4, which is refused: it has no names.
+/// First byte of SOCKS4.
 const SOCKS4: u8 = 4;
-
-/// SOCKS4's "request rejected".
-const SOCKS4_REJECTED: [u8; 8] = [0, 0x5b, 0, 0, 0, 0, 0, 0];
 
 /// What all connections share.
 #[derive(Debug)]
@@ -46,6 +43,10 @@ pub(super) struct Shared<C> {
 pub(super) enum Ended {
     /// Both directions were ended properly.
     Eof,
+    /// An HTTP request and its response are complete.
+    Complete,
+    /// It was dropped at the end of the session.
+    Cut,
     /// It was idle too long, or the first bytes did not come in time.
     Idle,
     /// It was idle when the listener drained.
@@ -64,6 +65,8 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eof => f.write_str("eof"),
+            Self::Complete => f.write_str("complete"),
+            Self::Cut => f.write_str("cut at the end of the session"),
             Self::Idle => f.write_str("idle"),
             Self::Drained => f.write_str("drained"),
             Self::Rejected(reason) => write!(f, "rejected: {reason}"),
@@ -81,42 +84,17 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// What the log says of a connection, filled in while it runs.
-#[derive(Debug, Default)]
-pub(super) struct Report {
-    /// The last target it went to.
-    pub(super) target: Option<Target>,
-    received: u64,
-    sent: u64,
-}
-
-impl Report {
-    /// Adds what a local end moved.
-    pub(super) fn count(&mut self, local: &Local) {
-        self.received = local.received;
-        self.sent = local.sent;
-    }
-}
-
 /// Serves one connection to its end, and logs it.
-pub(super) async fn serve<C: Connect>(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared<C>>) {
-    let started = Instant::now();
-    let span = tracing::debug_span!("conn", %peer);
+pub(super) async fn serve<C: Connect>(stream: Socket, peer: Peer, shared: Arc<Shared<C>>) {
+    // At the level of the lines that are written in it: they leave the peer to the span.
+    let span = tracing::info_span!("conn", %peer);
     async {
-        let mut report = Report::default();
+        let mut report = Report::new();
         let ended = match Local::new(stream) {
             Ok(local) => detect(local, &shared, &mut report).await,
             Err(error) => Ended::Local(error),
         };
-        let target = report.target.map(|target| target.to_string()).unwrap_or_default();
-        tracing::debug!(
-            %target,
-            received = report.received,
-            sent = report.sent,
-            elapsed = ?started.elapsed(),
-            reason = %ended,
-            "connection closed"
-        );
+        report.close(&ended);
     }
     .instrument(span)
     .await;
@@ -146,14 +124,7 @@ async fn detect<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut R
     }
     match local.buf[0] {
         SOCKS5 => socks5::serve(local, shared, report).await,
-        SOCKS4 => {
-            if let Err(error) = local.write_all(&SOCKS4_REJECTED).await {
-                return Ended::Local(error);
-            }
-            report.count(&local);
-            local.finish(limits.linger).await;
-            Ended::Rejected("SOCKS4 has no names; use SOCKS5".to_owned())
-        }
+        SOCKS4 => socks4::serve(local, shared, report).await,
         _ => http::serve(local, shared, report).await,
     }
 }
@@ -167,6 +138,23 @@ pub(super) async fn dial<C: Connect>(shared: &Shared<C>, target: &Target) -> Res
         Ok(stream)
     });
     dialled.await.unwrap_or_else(|_| Err(no_answer(limit)))
+}
+
+/// Sends the last bytes and ends the connection.
+pub(super) async fn answer<C>(
+    mut local: Local,
+    bytes: &[u8],
+    report: &mut Report,
+    shared: &Shared<C>,
+    ended: Ended,
+) -> Ended {
+    if let Err(error) = local.write_all(bytes).await {
+        return Ended::Local(error);
+    }
+    report.count(&local);
+    report.end(&ended);
+    local.finish(shared.options.limits.linger).await;
+    ended
 }
 
 /// The session did not answer an open at all.
@@ -184,6 +172,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let ahead = local.buf.len() as u64;
+    report.connected();
     let mut upstream = Prefixed::new(early, upstream);
     let end = relay(&mut local.raw(), &mut upstream).await;
     // What was read ahead is counted already.

@@ -26,13 +26,15 @@ use tokio::time::Instant;
 use tunnel_wire::RefusalCode;
 
 use self::body::{Body, Framing};
-use self::exchange::{Exchanged, Facts, exchange};
+use self::exchange::{Exchange, Exchanged, Facts, exchange};
 use self::head::{REQUEST_HEAD_LIMIT, RequestHead, head_length};
 use self::reply::Reply;
-use self::route::{Place, Route};
+use self::route::Route;
 use self::upstream::{Upstream, send};
-use super::connection::{Ended, Report, Shared, dial, splice};
+use super::access::Report;
+use super::connection::{Ended, Shared, dial, splice};
 use super::local::Local;
+use super::names::Place;
 use super::target::Target;
 use super::{Connect, DialError};
 
@@ -105,6 +107,10 @@ impl<'a, C: Connect> Conversation<'a, C> {
             Err(NoHead::Lost(error)) => return Step::End(Ended::Local(error)),
             Err(NoHead::Over(ended)) => return self.over(ended),
         };
+        self.report.begin(&head.method);
+        if head.target.starts_with('/') {
+            self.report.path(&head.target);
+        }
         let head_request = head.method == "HEAD";
         let body = match head.framing() {
             // What follows CONNECT is not a body, whatever its head says.
@@ -123,14 +129,14 @@ impl<'a, C: Connect> Conversation<'a, C> {
             }
         };
         match route {
-            Route::ProxyPac => {
-                let script = pac::script(self.local.own, &self.shared.options.cluster_domain);
+            Route::ProxyPac(own) => {
+                let script = pac::script(own, &self.shared.options.cluster_domain);
                 self.reply(&Reply::pac(script), head_request, keep).await
             }
             Route::Tunnel(target) => self.tunnel(target, keep).await,
             Route::Forward { target, path, host } => {
-                tracing::trace!(method = head.method, %target, "request");
-                self.report.target = Some(target.clone());
+                self.report.target(&target);
+                self.report.path(&path);
                 let forward = self.prepare(&head, target, head.rewritten(&path, host.as_deref()), body);
                 match forward {
                     Ok(forward) => self.forward(forward).await,
@@ -259,12 +265,12 @@ impl<'a, C: Connect> Conversation<'a, C> {
             None => None,
         };
         if let Some(mut upstream) = kept {
-            let exchanged = match send(&mut upstream.write, &forward.first).await {
+            let end = match send(&mut upstream.write, &forward.first).await {
                 Ok(()) => self.exchange(&mut upstream, &mut forward).await,
                 Err(error) => Exchanged::NoAnswer(error),
             };
-            let Exchanged::NoAnswer(error) = exchanged else {
-                return self.conclude(exchanged, upstream, &forward).await;
+            let Exchanged::NoAnswer(error) = end else {
+                return self.conclude(end, upstream, &forward).await;
             };
             if !forward.repeatable {
                 // As a server that ends a kept connection: the program knows that nobody answered it.
@@ -276,8 +282,8 @@ impl<'a, C: Connect> Conversation<'a, C> {
         }
         match Upstream::open(self.shared, &forward.target, &forward.first).await {
             Ok(mut upstream) => {
-                let exchanged = self.exchange(&mut upstream, &mut forward).await;
-                self.conclude(exchanged, upstream, &forward).await
+                let end = self.exchange(&mut upstream, &mut forward).await;
+                self.conclude(end, upstream, &forward).await
             }
             Err(error) => {
                 let keep = forward.body.is_done() && forward.facts.persistent;
@@ -288,14 +294,18 @@ impl<'a, C: Connect> Conversation<'a, C> {
     }
 
     async fn exchange(&mut self, upstream: &mut Upstream<C::Stream>, forward: &mut Forward) -> Exchanged {
-        exchange(
+        let Exchange { end, status } = exchange(
             &mut self.local,
             upstream,
             forward.facts,
             &mut forward.body,
             self.shared.options.limits.idle,
         )
-        .await
+        .await;
+        if let Some(status) = status {
+            self.report.status(status);
+        }
+        end
     }
 
     /// What follows an exchange.
@@ -318,10 +328,12 @@ impl<'a, C: Connect> Conversation<'a, C> {
                     self.local.buf = BytesMut::new();
                 }
                 self.upstream = Some(upstream);
+                self.report.end(&Ended::Complete);
                 Step::Next(Box::new(self))
             }
             Exchanged::Last => {
                 upstream.end(self.shared);
+                self.report.end(&Ended::Complete);
                 self.local.finish(linger).await;
                 Step::End(Ended::Eof)
             }
@@ -358,15 +370,18 @@ impl<'a, C: Connect> Conversation<'a, C> {
 
     /// Serves a CONNECT: from here on the connection is the program's and the upstream's.
     async fn tunnel(mut self, target: Target, keep: bool) -> Step<'a, C> {
-        self.report.target = Some(target.clone());
+        self.report.target(&target);
         if let Some(other) = self.upstream.take() {
             other.end(self.shared);
         }
         match dial(self.shared, &target).await {
-            Ok(stream) => match self.local.write_all(CONNECTED).await {
-                Ok(()) => Step::End(splice(self.local, stream, BytesMut::new(), self.report).await),
-                Err(error) => Step::End(Ended::Local(error)),
-            },
+            Ok(stream) => {
+                self.report.status(200);
+                match self.local.write_all(CONNECTED).await {
+                    Ok(()) => Step::End(splice(self.local, stream, BytesMut::new(), self.report).await),
+                    Err(error) => Step::End(Ended::Local(error)),
+                }
+            }
             Err(error) => self.not_reached(&target, error, false, keep).await,
         }
     }
@@ -378,37 +393,37 @@ impl<'a, C: Connect> Conversation<'a, C> {
         head_request: bool,
         keep: bool,
     ) -> Step<'a, C> {
-        tracing::debug!(%target, %error, "not reached");
         let reply = Reply::dial(target, &error, &self.shared.options.namespace);
         let session_over = error.code == RefusalCode::ShuttingDown;
-        let step = self.reply(&reply, head_request, keep && !session_over).await;
-        if matches!(step, Step::End(Ended::Rejected(_))) {
-            Step::End(Ended::NotReached(error))
-        } else {
-            step
-        }
+        let ended = Ended::NotReached(error);
+        self.answer(&reply, head_request, keep && !session_over, ended)
+            .await
     }
 
     /// Answers, and goes on with the next request if `keep`.
-    async fn reply(mut self, reply: &Reply, head_request: bool, keep: bool) -> Step<'a, C> {
-        if !keep {
-            return self.reply_and_end(reply, head_request).await;
-        }
-        match self.local.write_all(&reply.bytes(head_request, false)).await {
-            Ok(()) => Step::Next(Box::new(self)),
-            Err(error) => Step::End(Ended::Local(error)),
-        }
+    async fn reply(self, reply: &Reply, head_request: bool, keep: bool) -> Step<'a, C> {
+        self.answer(reply, head_request, keep, reply.ended()).await
     }
 
     /// Answers and ends the connection.
-    async fn reply_and_end(mut self, reply: &Reply, head_request: bool) -> Step<'a, C> {
-        if let Err(error) = self.local.write_all(&reply.bytes(head_request, true)).await {
+    async fn reply_and_end(self, reply: &Reply, head_request: bool) -> Step<'a, C> {
+        self.answer(reply, head_request, false, reply.ended()).await
+    }
+
+    async fn answer(mut self, reply: &Reply, head_request: bool, keep: bool, ended: Ended) -> Step<'a, C> {
+        self.report.begin_unnamed();
+        self.report.status(reply.status);
+        if let Err(error) = self.local.write_all(&reply.bytes(head_request, !keep)).await {
             return Step::End(Ended::Local(error));
         }
         self.report.count(&self.local);
+        self.report.end(&ended);
+        if keep {
+            return Step::Next(Box::new(self));
+        }
         let linger = self.shared.options.limits.linger;
         self.local.finish(linger).await;
-        Step::End(Ended::Rejected(format!("answered {}", reply.status)))
+        Step::End(ended)
     }
 
     /// Ends an idle connection.

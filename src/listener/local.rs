@@ -1,7 +1,8 @@
 //! The local end of one connection: the program that connected to us, with what it sent but nobody took.
 //!
 //! Unless it is closed on purpose, it is reset: whatever ends the connection's task early (an error, a panic,
-//! the end of the session) can then never look like a proper end of the data.
+//! the end of the session) can then never look like a proper end of the data. A unix socket cannot say so;
+//! see [`Socket::reset_on_close`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,11 +10,10 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 use super::prefixed::Prefixed;
+use super::socket::Socket;
 
 /// Room made for one read, in bytes.
 pub(super) const READ: usize = 16 * 1024;
@@ -24,11 +24,11 @@ const READ_AHEAD: usize = 64 * 1024;
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) struct Local {
-    stream: TcpStream,
+    stream: Socket,
     /// Read and not yet used.
     pub(super) buf: BytesMut,
-    /// The address it connected to.
-    pub(super) own: SocketAddr,
+    /// The TCP address it connected to; none at a unix socket.
+    pub(super) own: Option<SocketAddr>,
     /// Bytes read so far.
     pub(super) received: u64,
     /// Bytes written so far.
@@ -37,9 +37,9 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let own = stream.local_addr()?;
+    pub(super) fn new(stream: Socket) -> io::Result<Self> {
+        stream.set_nodelay()?;
+        let own = stream.own()?;
         Ok(Self {
             stream,
             buf: BytesMut::new(),
@@ -71,23 +71,22 @@ impl Local {
 
     /// Both directions, to be used at once.
     pub(super) fn split(&mut self) -> (LocalReader<'_>, LocalWriter<'_>) {
-        let (read, write) = self.stream.split();
         let reader = LocalReader {
-            half: read,
+            stream: &self.stream,
             buf: &mut self.buf,
             received: &mut self.received,
         };
         (
             reader,
             LocalWriter {
-                half: write,
+                stream: &self.stream,
                 sent: &mut self.sent,
             },
         )
     }
 
     /// The connection as a byte stream that starts with what is in `buf`.
-    pub(super) fn raw(&mut self) -> Prefixed<&mut TcpStream> {
+    pub(super) fn raw(&mut self) -> Prefixed<&mut Socket> {
         Prefixed::new(std::mem::take(&mut self.buf), &mut self.stream)
     }
 
@@ -123,7 +122,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         if !self.closed
-            && let Err(error) = self.stream.set_zero_linger()
+            && let Err(error) = self.stream.reset_on_close()
         {
             tracing::debug!(%error, "the connection could not be reset");
         }
@@ -133,7 +132,7 @@ impl Drop for Local {
 /// What the program sends.
 #[derive(Debug)]
 pub(super) struct LocalReader<'a> {
-    half: ReadHalf<'a>,
+    stream: &'a Socket,
     pub(super) buf: &'a mut BytesMut,
     received: &'a mut u64,
 }
@@ -141,19 +140,9 @@ pub(super) struct LocalReader<'a> {
 impl LocalReader<'_> {
     /// Reads more into `buf`; 0 is the end. Nothing is lost when dropped before it is done.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
-        loop {
-            // First wait, then make room: an idle connection holds no buffer.
-            self.half.readable().await?;
-            self.buf.reserve(READ);
-            match self.half.try_read_buf(self.buf) {
-                Ok(length) => {
-                    *self.received += length as u64;
-                    return Ok(length);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let length = self.stream.read_into(self.buf, READ).await?;
+        *self.received += length as u64;
+        Ok(length)
     }
 
     /// Resolves when the program ends its direction, or the connection fails. Reads ahead for that, up to a
@@ -171,17 +160,18 @@ impl LocalReader<'_> {
 /// What the program gets.
 #[derive(Debug)]
 pub(super) struct LocalWriter<'a> {
-    half: WriteHalf<'a>,
+    stream: &'a Socket,
     sent: &'a mut u64,
 }
 
 impl LocalWriter<'_> {
     pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while bytes.has_remaining() {
-            let length = self.half.write_buf(&mut bytes).await?;
+            let length = self.stream.write_some(bytes).await?;
             if length == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            bytes.advance(length);
             *self.sent += length as u64;
         }
         Ok(())

@@ -1,14 +1,17 @@
 //! SOCKS5 (RFC 1928) with CONNECT by name, IPv4 and IPv6, and user and password (RFC 1929).
 //!
 //! The reply comes after the dial, so that a program learns why it failed. BIND and UDP are refused.
+//! How an address is written is in `socks5/address.rs`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+mod address;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::time::timeout;
 use tunnel_wire::RefusalCode;
 
-use super::connection::{Ended, Report, Shared, dial, splice};
+use self::address::{Address, AddressError};
+use super::access::Report;
+use super::connection::{Ended, Shared, answer, dial, splice};
 use super::credentials::Credentials;
 use super::local::Local;
 use super::target::Target;
@@ -20,9 +23,7 @@ const METHOD_NONE: u8 = 0;
 const METHOD_PASSWORD: u8 = 2;
 const METHOD_UNACCEPTABLE: u8 = 0xff;
 const COMMAND_CONNECT: u8 = 1;
-const ADDRESS_V4: u8 = 1;
-const ADDRESS_NAME: u8 = 3;
-const ADDRESS_V6: u8 = 4;
+const COMMAND_UDP_ASSOCIATE: u8 = 3;
 
 /// The reply field of RFC 1928, section 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,28 @@ impl Reply {
 
     /// The whole reply. The bound address is left zero: it is the agent's and means nothing here.
     fn bytes(self) -> [u8; 10] {
-        [VERSION, self as u8, 0, ADDRESS_V4, 0, 0, 0, 0, 0, 0]
+        [VERSION, self as u8, 0, 1, 0, 0, 0, 0, 0, 0]
+    }
+}
+
+/// What a program asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    /// A connection to the address.
+    Connect,
+    /// Datagrams; the address is where they will come from, and often all zero.
+    UdpAssociate,
+    /// BIND, or a number nobody gave a meaning.
+    Other(u8),
+}
+
+impl Command {
+    fn of(byte: u8) -> Self {
+        match byte {
+            COMMAND_CONNECT => Self::Connect,
+            COMMAND_UDP_ASSOCIATE => Self::UdpAssociate,
+            other => Self::Other(other),
+        }
     }
 }
 
@@ -68,7 +90,7 @@ enum Stop {
     /// The program's end failed, or it left.
     Local(std::io::Error),
     /// Tell the program and end the connection.
-    Reject(Vec<u8>, &'static str),
+    Reject(Vec<u8>, String),
 }
 
 impl From<std::io::Error> for Stop {
@@ -79,21 +101,24 @@ impl From<std::io::Error> for Stop {
 
 /// Serves a connection whose first byte was 5.
 pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut Report) -> Ended {
-    let limits = &shared.options.limits;
+    report.begin("SOCKS5");
     let handshake = timeout(
-        limits.head,
+        shared.options.limits.head,
         handshake(&mut local, shared.options.credentials.as_ref()),
     )
     .await;
-    let target = match handshake {
+    let requested = match handshake {
         Err(_) => return Ended::Idle,
-        Ok(Err(Stop::Local(error))) => return Ended::Local(error),
-        Ok(Err(Stop::Reject(bytes, reason))) => {
-            return answer(local, &bytes, report, shared, Ended::Rejected(reason.to_owned())).await;
-        }
-        Ok(Ok(target)) => target,
+        Ok(requested) => requested.and_then(|(command, address)| to_connect(command, &address)),
     };
-    report.target = Some(target.clone());
+    let target = match requested {
+        Err(Stop::Local(error)) => return Ended::Local(error),
+        Err(Stop::Reject(bytes, reason)) => {
+            return answer(local, &bytes, report, shared, Ended::Rejected(reason)).await;
+        }
+        Ok(target) => target,
+    };
+    report.target(&target);
     match dial(shared, &target).await {
         Ok(stream) => {
             if let Err(error) = local.write_all(&Reply::Succeeded.bytes()).await {
@@ -108,23 +133,7 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
     }
 }
 
-/// Sends the last bytes and ends the connection.
-async fn answer<C>(
-    mut local: Local,
-    bytes: &[u8],
-    report: &mut Report,
-    shared: &Shared<C>,
-    ended: Ended,
-) -> Ended {
-    if let Err(error) = local.write_all(bytes).await {
-        return Ended::Local(error);
-    }
-    report.count(&local);
-    local.finish(shared.options.limits.linger).await;
-    ended
-}
-
-async fn handshake(local: &mut Local, credentials: Option<&Credentials>) -> Result<Target, Stop> {
+async fn handshake(local: &mut Local, credentials: Option<&Credentials>) -> Result<(Command, Address), Stop> {
     greet(local, credentials.is_some()).await?;
     if let Some(credentials) = credentials {
         authenticate(local, credentials).await?;
@@ -146,7 +155,10 @@ async fn greet(local: &mut Local, guarded: bool) -> Result<(), Stop> {
         } else {
             "only authentication offered"
         };
-        return Err(Stop::Reject(vec![VERSION, METHOD_UNACCEPTABLE], reason));
+        return Err(Stop::Reject(
+            vec![VERSION, METHOD_UNACCEPTABLE],
+            reason.to_owned(),
+        ));
     }
     Ok(local.write_all(&[VERSION, wanted]).await?)
 }
@@ -162,44 +174,59 @@ async fn authenticate(local: &mut Local, credentials: &Credentials) -> Result<()
     let allowed = credentials.allow(&local.buf[user], &local.buf[password.clone()]);
     local.buf.advance(password.end);
     if version != AUTH_VERSION || !allowed {
-        return Err(Stop::Reject(vec![AUTH_VERSION, 1], "wrong user or password"));
+        return Err(Stop::Reject(
+            vec![AUTH_VERSION, 1],
+            "wrong user or password".to_owned(),
+        ));
     }
     Ok(local.write_all(&[AUTH_VERSION, 0]).await?)
 }
 
 /// `05 command 00 type address port`.
-async fn request(local: &mut Local) -> Result<Target, Stop> {
-    local.fill_to(5).await?;
-    let [version, command, _, kind, first] = [0, 1, 2, 3, 4].map(|index| local.buf[index]);
-    if version != VERSION {
+async fn request(local: &mut Local) -> Result<(Command, Address), Stop> {
+    local.fill_to(4).await?;
+    if local.buf[0] != VERSION {
         return Err(reject(Reply::GeneralFailure, "not a SOCKS5 request"));
     }
-    let address = match kind {
-        ADDRESS_V4 => 4..8,
-        ADDRESS_V6 => 4..20,
-        ADDRESS_NAME => 5..5 + usize::from(first),
-        _ => return Err(reject(Reply::AddressTypeNotSupported, "unknown address type")),
-    };
-    local.fill_to(address.end + 2).await?;
-    let bytes = &local.buf[address.clone()];
-    let host = match kind {
-        ADDRESS_V4 => <[u8; 4]>::try_from(bytes)
-            .map(|octets| Ipv4Addr::from(octets).to_string())
-            .ok(),
-        ADDRESS_V6 => <[u8; 16]>::try_from(bytes)
-            .map(|octets| Ipv6Addr::from(octets).to_string())
-            .ok(),
-        _ => std::str::from_utf8(bytes).ok().map(ToOwned::to_owned),
-    };
-    let port = u16::from_be_bytes([local.buf[address.end], local.buf[address.end + 1]]);
-    local.buf.advance(address.end + 2);
-    if command != COMMAND_CONNECT {
-        return Err(reject(Reply::CommandNotSupported, "only CONNECT is served"));
+    let command = Command::of(local.buf[1]);
+    loop {
+        // A name has at most 255 bytes, so this ends.
+        match Address::parse(&local.buf[3..]) {
+            Ok(Some((address, length))) => {
+                local.buf.advance(3 + length);
+                return Ok((command, address));
+            }
+            Ok(None) => local.fill_to(local.buf.len() + 1).await?,
+            Err(AddressError::Type) => {
+                return Err(reject(
+                    Reply::AddressTypeNotSupported,
+                    &AddressError::Type.to_string(),
+                ));
+            }
+            Err(error @ AddressError::Text) => {
+                return Err(reject(Reply::HostUnreachable, &error.to_string()));
+            }
+        }
     }
-    host.and_then(|host| Target::new(&host, port).ok())
-        .ok_or_else(|| reject(Reply::HostUnreachable, "neither a name nor an address, or port 0"))
 }
 
-fn reject(reply: Reply, reason: &'static str) -> Stop {
-    Stop::Reject(reply.bytes().to_vec(), reason)
+/// The target of a request for a connection.
+fn to_connect(command: Command, address: &Address) -> Result<Target, Stop> {
+    match command {
+        Command::Connect => address
+            .target()
+            .map_err(|error| reject(Reply::HostUnreachable, &error.to_string())),
+        Command::UdpAssociate => Err(reject(
+            Reply::CommandNotSupported,
+            "UDP ASSOCIATE is not served; use CONNECT",
+        )),
+        Command::Other(number) => Err(reject(
+            Reply::CommandNotSupported,
+            &format!("command {number} is not served; use CONNECT"),
+        )),
+    }
+}
+
+fn reject(reply: Reply, reason: &str) -> Stop {
+    Stop::Reject(reply.bytes().to_vec(), reason.to_owned())
 }

@@ -3,7 +3,6 @@
 //! The names of events and fields are part of the command line: they grow, they do not change.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -144,8 +143,8 @@ pub struct Ready {
 pub struct LocalListener {
     /// What it speaks.
     pub kind: &'static str,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens: `127.0.0.1:6080`, or `unix:PATH`.
+    pub address: String,
 }
 
 /// A Service of ours.
@@ -263,7 +262,7 @@ mod tests {
             pid: 42,
             listeners: vec![LocalListener {
                 kind: "proxy",
-                address: "127.0.0.1:6080".parse().unwrap(),
+                address: "127.0.0.1:6080".to_owned(),
             }],
             services: vec![ExposedService {
                 name: "api".to_owned(),

@@ -161,6 +161,20 @@ async fn socks_asks_for_user_and_password() {
     assert_eq!(world.opened(), ["web:80"]);
 }
 
+/// SOCKS4 has no password.
+#[tokio::test]
+async fn socks4_is_off() {
+    let world = guarded().await;
+    for request in [
+        &b"\x04\x01\0\x50\x0a\0\0\x07\0"[..],
+        b"\x04\x01\0\x50\0\0\0\x01ann:s3:cret\0web\0",
+    ] {
+        let answer = world.send(request).await.rest().await.unwrap();
+        assert_eq!(answer, [0, 0x5b, 0, 0, 0, 0, 0, 0]);
+    }
+    assert!(world.opened().is_empty());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_others_can_read_is_a_warning() {

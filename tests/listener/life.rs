@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kubectl_tunnel::listener::{BindError, Listener, Warning};
+use kubectl_tunnel::listener::{BindError, Bound, Listener, LocalAddress, Warning};
 
 use crate::support::{Peer, World, options, soon};
 
@@ -13,6 +13,10 @@ fn listening(on: &[&str]) -> kubectl_tunnel::listener::Options {
     let mut options = options();
     options.listen = on.iter().map(|address| address.parse().unwrap()).collect();
     options
+}
+
+fn tcp(bound: &Bound) -> Vec<std::net::SocketAddr> {
+    bound.addresses().iter().filter_map(LocalAddress::tcp).collect()
 }
 
 #[tokio::test]
@@ -38,7 +42,7 @@ async fn several_addresses_are_served() {
     let bound = Listener::bind(listening(&["127.0.0.1:0", "127.0.0.1:0"]))
         .await
         .unwrap();
-    let addresses = bound.addresses();
+    let addresses = tcp(&bound);
     assert!(bound.warnings().is_empty());
     let world = World::serve(bound);
     let web = world.upstream("web:80").await;
@@ -55,7 +59,7 @@ async fn several_addresses_are_served() {
 #[tokio::test]
 async fn localhost_is_both_loopback_addresses() {
     let bound = Listener::bind(listening(&["localhost:0"])).await.unwrap();
-    let addresses = bound.addresses();
+    let addresses = tcp(&bound);
     assert!(addresses.iter().all(|address| address.ip().is_loopback()));
     assert!(
         addresses
@@ -69,7 +73,7 @@ async fn localhost_is_both_loopback_addresses() {
 #[tokio::test]
 async fn other_machines_are_let_in_only_with_a_warning() {
     let bound = Listener::bind(listening(&["0.0.0.0:0"])).await.unwrap();
-    let address = bound.addresses()[0];
+    let address = tcp(&bound)[0];
     assert_eq!(
         bound.warnings(),
         [Warning::Reachable {

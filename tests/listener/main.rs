@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a failed step is the finding")]
 
+mod access;
 mod auth;
 mod browser;
 mod forward;
 mod framing;
 mod life;
 mod session;
+mod socks4;
 mod support;
 mod tunnel;
+#[cfg(unix)]
+mod unix;

@@ -67,7 +67,7 @@ async fn agent(mut incoming: Incoming) {
 impl Tunnel {
     async fn new() -> Self {
         let bound: Bound = Listener::bind(options()).await.unwrap();
-        let address = bound.addresses()[0];
+        let address = bound.addresses()[0].tcp().unwrap();
         let mut tasks = JoinSet::new();
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (session, _, near) = side(End::Plugin, near, &mut tasks);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubectl_tunnel::listener::{Bound, Connect, DialError, Limits, Listener, Options, Target};
+use kubectl_tunnel::listener::{Bound, Connect, DialError, Limits, Listener, LocalAddress, Options, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -153,6 +153,7 @@ impl AsyncWrite for TestStream {
 
 /// A listener that runs, and the cluster behind it.
 pub(crate) struct World {
+    /// Its TCP port; port 0 of a listener that has none.
     pub(crate) address: SocketAddr,
     pub(crate) drain: CancellationToken,
     cluster: Cluster,
@@ -181,7 +182,11 @@ impl World {
     pub(crate) fn serve(bound: Bound) -> Self {
         let cluster = Cluster::default();
         let drain = CancellationToken::new();
-        let address = bound.addresses()[0];
+        let address = bound
+            .addresses()
+            .iter()
+            .find_map(LocalAddress::tcp)
+            .unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         let mut serving = JoinSet::new();
         serving.spawn(bound.serve(cluster.clone(), drain.clone()));
         Self {
@@ -282,10 +287,51 @@ impl Upstream {
     }
 }
 
-/// One end of a TCP connection.
+/// One end of a connection.
 pub(crate) struct Peer {
-    stream: TcpStream,
+    stream: End,
     buf: Vec<u8>,
+}
+
+/// The two kinds of connections as one stream.
+enum End {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+}
+
+trait Both: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Both for S {}
+
+impl End {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut (dyn Both + '_)> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream),
+            #[cfg(unix)]
+            Self::Unix(stream) => Pin::new(stream),
+        }
+    }
+}
+
+impl AsyncRead for End {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for End {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
 }
 
 pub(crate) struct Response {
@@ -298,7 +344,19 @@ impl Peer {
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
-            stream,
+            stream: End::Tcp(stream),
+            buf: Vec::new(),
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) async fn unix(path: &std::path::Path) -> Self {
+        let stream = soon(
+            "a connection to the socket",
+            tokio::net::UnixStream::connect(path),
+        );
+        Self {
+            stream: End::Unix(stream.await.unwrap()),
             buf: Vec::new(),
         }
     }
@@ -337,7 +395,11 @@ impl Peer {
 
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
-        self.stream.set_zero_linger().unwrap();
+        match self.stream {
+            End::Tcp(stream) => stream.set_zero_linger().unwrap(),
+            #[cfg(unix)]
+            End::Unix(_) => panic!("a unix socket has no reset"),
+        }
     }
 
     async fn fill(&mut self, what: &str) -> io::Result<usize> {
@@ -378,7 +440,7 @@ impl Peer {
     /// Sends and receives at once.
     pub(crate) async fn exchange(&mut self, bytes: &[u8], length: usize) -> Vec<u8> {
         let mut got = std::mem::take(&mut self.buf);
-        let (mut read, mut write) = self.stream.split();
+        let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let receive = async {
             while got.len() < length {
                 assert_ne!(read.read_buf(&mut got).await.unwrap(), 0, "ended early");

@@ -30,6 +30,14 @@ pub(crate) struct Facts {
     pub(crate) persistent: bool,
 }
 
+/// An exchange that is over.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) end: Exchanged,
+    /// Of the response, if the program got the head of one.
+    pub(crate) status: Option<u16>,
+}
+
 /// How an exchange ended.
 #[derive(Debug)]
 pub(crate) enum Exchanged {
@@ -64,16 +72,17 @@ pub(crate) async fn exchange<S>(
     facts: Facts,
     body: &mut Body,
     stall: Duration,
-) -> Exchanged
+) -> Exchange
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut status = None;
     let sent = local.sent;
     let (mut reader, mut writer) = local.split();
     let Upstream { read, write, buf, .. } = upstream;
     let mut uploaded = Ok(Uploaded::Whole);
     let downloaded = {
-        let mut download = std::pin::pin!(download(read, buf, &mut writer, facts));
+        let mut download = std::pin::pin!(download(read, buf, &mut writer, facts, &mut status));
         let mut early = None;
         if !body.is_done() {
             let mut upload = std::pin::pin!(upload(&mut reader, write, body));
@@ -95,7 +104,7 @@ where
             (Ok(Uploaded::Ended | Uploaded::Refused), None) => Some(watched(download, &mut reader).await),
         }
     };
-    match (uploaded, downloaded) {
+    let end = match (uploaded, downloaded) {
         (Err(UploadError::Local(error)), _) => Exchanged::Local(error),
         (Err(UploadError::Body(error)), _) => Exchanged::BadBody {
             error,
@@ -107,7 +116,8 @@ where
         (Ok(_), Some(Ok(Answer::Upgraded))) => Exchanged::Truncated(io::ErrorKind::BrokenPipe.into()),
         (Ok(Uploaded::Whole), Some(Ok(Answer::Whole { last: false }))) => Exchanged::Kept,
         (Ok(_), Some(Ok(Answer::Whole { .. })) | None) => Exchanged::Last,
-    }
+    };
+    Exchange { end, status }
 }
 
 /// Waits for the response; an end of the program's direction is passed on as such, since it may mean that
@@ -235,11 +245,13 @@ async fn download<R: AsyncRead + Unpin>(
     buf: &mut BytesMut,
     writer: &mut LocalWriter<'_>,
     facts: Facts,
+    status: &mut Option<u16>,
 ) -> Result<Answer, DownloadError> {
     let head = loop {
         let head = response_head(read, buf).await?;
         match head.status {
             101 if facts.upgrade => {
+                *status = Some(101);
                 writer
                     .write_all(&head.bytes())
                     .await
@@ -270,6 +282,7 @@ async fn download<R: AsyncRead + Unpin>(
         .map_err(|error| DownloadError::Bad(error.to_string()))?;
     first.extend_from_slice(&buf[..length]);
     buf.advance(length);
+    *status = Some(head.status);
     writer.write_all(&first).await.map_err(DownloadError::Local)?;
     drop(first);
     while !body.is_done() {

@@ -7,6 +7,7 @@ use tunnel_wire::RefusalCode;
 use super::head::{FramingError, HeadError};
 use super::route::RouteError;
 use crate::listener::DialError;
+use crate::listener::connection::Ended;
 use crate::listener::target::Target;
 
 /// An answer of our own.
@@ -18,6 +19,8 @@ pub(crate) struct Reply {
     content_type: &'static str,
     headers: &'static str,
     body: String,
+    /// For the log, where no query and no password may be: they can stand in a request target.
+    reason: String,
 }
 
 impl Reply {
@@ -29,6 +32,16 @@ impl Reply {
             content_type: "text/plain; charset=utf-8",
             headers: "",
             body,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// What the log says of the request that is answered.
+    pub(crate) fn ended(&self) -> Ended {
+        if self.error.is_some() {
+            Ended::Rejected(self.reason.clone())
+        } else {
+            Ended::Complete
         }
     }
 
@@ -40,6 +53,7 @@ impl Reply {
             content_type: "application/x-ns-proxy-autoconfig",
             headers: "",
             body: script,
+            reason: String::new(),
         }
     }
 
@@ -134,7 +148,7 @@ impl Reply {
     /// The request goes nowhere.
     pub(crate) fn unrouted(error: &RouteError, cluster_domain: &str) -> Self {
         let reason = error.to_string();
-        match error {
+        let mut reply = match error {
             RouteError::Misdirected(_) => Self::error(
                 421,
                 "destination_not_found",
@@ -157,7 +171,17 @@ impl Reply {
                 "use http://, or CONNECT for everything else",
             ),
             RouteError::Target { .. } | RouteError::HostCount => Self::bad_request(&reason),
-        }
+        };
+        reply.reason = match error {
+            RouteError::Target { error, .. } => error.to_string(),
+            RouteError::Form(_) => "a form of request target this proxy does not take".to_owned(),
+            // A text that is no host may be anything.
+            RouteError::Misdirected(host) if Target::parse(host, Some(80)).is_err() => {
+                "the Host header is neither a name nor an address".to_owned()
+            }
+            RouteError::Misdirected(_) | RouteError::HostCount | RouteError::CrossSite(_) => reason,
+        };
+        reply
     }
 
     /// No password, or a wrong one.

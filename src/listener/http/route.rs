@@ -3,8 +3,8 @@
 //! Three forms arrive. `CONNECT host:port` and `GET http://host/` come from programs that were told to use
 //! a proxy. `GET /` comes from anybody who can open a connection to this port, so also from a web page in
 //! the user's browser: it is routed by its Host header, and only
-//! - to names that no page can make its own (`NAME.localhost`, single labels, `*.svc`, the cluster domain):
-//!   a page that rebinds its name to 127.0.0.1 still sends its own name, and gets 421;
+//! - to names that no page can make its own (`names`): a page that rebinds its name to 127.0.0.1 still sends
+//!   its own name, and gets 421;
 //! - when the browser does not say that another site asks (`Sec-Fetch-Site`, `Origin`): 403.
 //!
 //! A browser that was told to use the proxy is protected by its own rules (names are names there, not this
@@ -20,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::fields::Fields;
 use super::head::RequestHead;
+use crate::listener::names::{Place, in_cluster, is_own, target_of_name};
 use crate::listener::target::{Target, TargetError};
 
 /// Where a request goes.
@@ -36,8 +37,8 @@ pub(crate) enum Route {
         /// The authority of an absolute-form request that came without a Host header.
         host: Option<String>,
     },
-    /// `/proxy.pac` of our own.
-    ProxyPac,
+    /// `/proxy.pac` of our own, for the address the request came in at.
+    ProxyPac(SocketAddr),
 }
 
 /// Why a request goes nowhere.
@@ -63,15 +64,6 @@ pub(crate) enum RouteError {
     /// Another site's page asks.
     #[error("this request comes from a web page of another site ({0})")]
     CrossSite(String),
-}
-
-/// What routing depends on besides the request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
-    /// The address the connection came in at.
-    pub(crate) own: SocketAddr,
-    /// Such as `cluster.local`.
-    pub(crate) cluster_domain: &'a str,
 }
 
 /// Where the request goes.
@@ -125,10 +117,10 @@ fn by_host(head: &RequestHead, host: &str, place: Place<'_>) -> Result<Route, Ro
     let misdirected = || RouteError::Misdirected(host.to_owned());
     let asked = Target::parse(host, Some(80)).map_err(|_| misdirected())?;
     refuse_other_sites(&head.fields, host)?;
-    if is_own(&asked, place.own) {
+    if let Some(own) = place.own.filter(|own| is_own(&asked, *own)) {
         let page = matches!(head.method.as_str(), "GET" | "HEAD") && head.target == "/proxy.pac";
         return if page {
-            Ok(Route::ProxyPac)
+            Ok(Route::ProxyPac(own))
         } else {
             Err(misdirected())
         };
@@ -139,59 +131,6 @@ fn by_host(head: &RequestHead, host: &str, place: Place<'_>) -> Result<Route, Ro
         path: head.target.clone(),
         host: None,
     })
-}
-
-/// The target of a name that Host routing takes.
-fn target_of_name(asked: &Target, place: Place<'_>) -> Option<Target> {
-    let name = asked
-        .host
-        .strip_suffix('.')
-        .unwrap_or(&asked.host)
-        .to_ascii_lowercase();
-    if let Some(service) = name.strip_suffix(".localhost") {
-        if is_numeric(service) || service == "localhost" || service.ends_with(".localhost") {
-            return None;
-        }
-        // A browser puts this port behind the name; it cannot mean the target's.
-        let port = if asked.port == place.own.port() {
-            80
-        } else {
-            asked.port
-        };
-        return Target::new(&asked.host[..service.len()], port).ok();
-    }
-    in_cluster(&name, place.cluster_domain).then(|| asked.clone())
-}
-
-/// Whether the cluster's DNS answers for this name (lower case, no final dot), whoever owns other names.
-fn in_cluster(name: &str, cluster_domain: &str) -> bool {
-    let below = |domain: &str| {
-        let domain = domain.trim_matches('.').to_ascii_lowercase();
-        name.strip_suffix(&domain)
-            .is_some_and(|front| front.len() > 1 && front.ends_with('.'))
-    };
-    !is_numeric(name) && name != "localhost" && (!name.contains('.') || below("svc") || below(cluster_domain))
-}
-
-/// Whether some resolver would read the name as an IPv4 address (`127.1`, `0x7f000001`, `2130706433`).
-fn is_numeric(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let digits = last.strip_prefix("0x").map_or_else(
-        || last.bytes().all(|b| b.is_ascii_digit()),
-        |hex| hex.bytes().all(|b| b.is_ascii_hexdigit()),
-    );
-    digits || name.contains(':')
-}
-
-/// Whether the target is this port under a name that no other machine can have.
-fn is_own(asked: &Target, own: SocketAddr) -> bool {
-    if asked.port != own.port() {
-        return false;
-    }
-    match asked.host.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback() || address.to_canonical() == own.ip().to_canonical(),
-        Err(_) => asked.host.eq_ignore_ascii_case("localhost"),
-    }
 }
 
 /// Refuses what a browser says another site's page asked for.
@@ -272,7 +211,7 @@ mod tests {
     fn routed(first_line: &str, headers: &str) -> Result<Route, RouteError> {
         let text = format!("{first_line} HTTP/1.1\r\n{headers}\r\n");
         let head = RequestHead::parse(Bytes::from(text)).unwrap();
-        let own = "127.0.0.1:6080".parse().unwrap();
+        let own = "127.0.0.1:6080".parse().ok();
         route(
             &head,
             Place {
@@ -359,7 +298,7 @@ mod tests {
             RequestHead::parse(Bytes::from(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))).unwrap()
         };
         let place = Place {
-            own: "127.0.0.1:1".parse().unwrap(),
+            own: "127.0.0.1:1".parse().ok(),
             cluster_domain: "K8s.corp.example.",
         };
         assert!(route(&head("web.dev.svc.k8s.corp.example"), place).is_ok());
@@ -453,11 +392,11 @@ mod tests {
         assert_eq!(routed("CONNECT web:443", ""), Ok(Route::Tunnel(tunnel)));
         assert_eq!(
             routed("GET /proxy.pac", "Host: 127.0.0.1:6080\r\n"),
-            Ok(Route::ProxyPac)
+            Ok(Route::ProxyPac("127.0.0.1:6080".parse().unwrap()))
         );
         assert_eq!(
             routed("HEAD /proxy.pac", "Host: LOCALHOST:6080\r\n"),
-            Ok(Route::ProxyPac)
+            Ok(Route::ProxyPac("127.0.0.1:6080".parse().unwrap()))
         );
         assert_eq!(
             routed("GET /proxy.pac", "Host: web\r\n"),
