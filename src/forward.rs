@@ -17,6 +17,7 @@ impl Connect for SessionConnector {
     async fn open(&self, target: &Target) -> Result<Stream, DialError> {
         let open = Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: target.host.clone(),
             port: target.port,
         };

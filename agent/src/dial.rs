@@ -36,8 +36,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub(crate) enum DialError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    #[error("resolve {host}: no answer within {} s", DIAL_TIMEOUT.as_secs())]
-    ResolveTimedOut { host: String },
+    #[error("resolve {host}: no answer within {} ms", .after.as_millis())]
+    ResolveTimedOut { host: String, after: Duration },
     #[error("dial {address}: {reason} is not allowed")]
     NotAllowed { address: SocketAddr, reason: Denied },
     #[error("dial {address}")]
@@ -46,11 +46,44 @@ pub(crate) enum DialError {
     TimedOut { address: SocketAddr, after: Duration },
 }
 
-/// Dials `host`, a name or an address without brackets, as `config` allows.
-pub(crate) async fn dial(config: &Config, host: &str, port: u16) -> Result<Edge, DialError> {
-    let deadline = Instant::now() + DIAL_TIMEOUT;
-    let addresses = in_turn(addresses(config, host, port, deadline).await?);
-    let head_start = HEAD_START.min(DIAL_TIMEOUT / 2 / u32::try_from(addresses.len()).unwrap_or(u32::MAX));
+/// What to dial.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// A name or an address without brackets.
+    host: String,
+    port: u16,
+    patience: Duration,
+}
+
+impl Request {
+    /// `patience_ms` is the plugin's wish; 0 is none.
+    pub(crate) fn new(host: String, port: u16, patience_ms: u16) -> Self {
+        let patience = match patience_ms {
+            0 => DIAL_TIMEOUT,
+            wish => DIAL_TIMEOUT.min(Duration::from_millis(wish.into())),
+        };
+        Self { host, port, patience }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.patience
+    }
+
+    async fn addresses(&self, config: &Config, deadline: Instant) -> Result<Vec<SocketAddr>, DialError> {
+        let resolved = timeout_at(deadline, resolve(&config.current_hosts(), &self.host, self.port)).await;
+        Ok(resolved.map_err(|_| DialError::ResolveTimedOut {
+            host: self.host.clone(),
+            after: self.patience,
+        })??)
+    }
+}
+
+/// Dials as `config` allows.
+pub(crate) async fn dial(config: &Config, request: &Request) -> Result<Edge, DialError> {
+    let deadline = request.deadline();
+    let addresses = in_turn(request.addresses(config, deadline).await?);
+    let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    let head_start = HEAD_START.min(request.patience / 2 / count);
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();
     let mut worst = Worst::default();
@@ -76,16 +109,16 @@ pub(crate) async fn dial(config: &Config, host: &str, port: u16) -> Result<Edge,
                     Err(denied) => worst.add(denied),
                 }
             }
-            else => return Err(worst.or_no_such_host(host)),
+            else => return Err(worst.or_no_such_host(&request.host)),
         }
     }
 }
 
-/// Connects a UDP socket to `host`, as `config` allows.
-pub(crate) async fn dial_udp(config: &Config, host: &str, port: u16) -> Result<Connected, DialError> {
-    let deadline = Instant::now() + DIAL_TIMEOUT;
+/// Connects a UDP socket as `config` allows.
+pub(crate) async fn dial_udp(config: &Config, request: &Request) -> Result<Connected, DialError> {
+    let addresses = request.addresses(config, request.deadline()).await?;
     let mut worst = Worst::default();
-    for address in addresses(config, host, port, deadline).await? {
+    for address in addresses {
         let connected = match permit(config, address) {
             Ok(()) => Connected::connect(config.bind, address)
                 .await
@@ -97,19 +130,7 @@ pub(crate) async fn dial_udp(config: &Config, host: &str, port: u16) -> Result<C
             Err(error) => worst.add(error),
         }
     }
-    Err(worst.or_no_such_host(host))
-}
-
-async fn addresses(
-    config: &Config,
-    host: &str,
-    port: u16,
-    deadline: Instant,
-) -> Result<Vec<SocketAddr>, DialError> {
-    let resolved = timeout_at(deadline, resolve(&config.current_hosts(), host, port)).await;
-    Ok(resolved.map_err(|_| DialError::ResolveTimedOut {
-        host: host.to_owned(),
-    })??)
+    Err(worst.or_no_such_host(&request.host))
 }
 
 /// The families in turn, beginning with that of the first address; else in the order of the resolver.
@@ -258,6 +279,14 @@ mod tests {
         .unwrap()
     }
 
+    async fn dial(config: &Config, host: &str, port: u16) -> Result<Edge, DialError> {
+        super::dial(config, &Request::new(host.to_owned(), port, 0)).await
+    }
+
+    async fn dial_udp(config: &Config, host: &str, port: u16) -> Result<Connected, DialError> {
+        super::dial_udp(config, &Request::new(host.to_owned(), port, 0)).await
+    }
+
     async fn upstream() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -295,21 +324,37 @@ mod tests {
         );
     }
 
+    /// A port whose queue of callers is full: nothing answers, nothing refuses.
+    async fn silent(address: &str) -> (TcpListener, Vec<TcpStream>, u16) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+        let silent = socket.listen(1).unwrap();
+        let address = silent.local_addr().unwrap();
+        let mut callers = Vec::new();
+        while let Ok(connected) =
+            tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await
+        {
+            callers.push(connected.unwrap());
+        }
+        (silent, callers, address.port())
+    }
+
+    #[tokio::test]
+    async fn the_plugin_may_be_less_patient() {
+        let (_silent, _callers, port) = silent("127.0.0.3").await;
+        let request = Request::new("127.0.0.3".to_owned(), port, 50);
+        let error = super::dial(&config("127.0.0.0/8", ""), &request)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, DialError::TimedOut { after, .. } if after < Duration::from_secs(5)),
+            "{error}"
+        );
+    }
+
     #[tokio::test]
     async fn an_address_that_never_answers_holds_nobody_up() {
-        // A full queue of callers drops what else arrives: nothing answers, nothing refuses.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let silent = socket.listen(1).unwrap();
-        let port = silent.local_addr().unwrap().port();
-        let mut filling = Vec::new();
-        loop {
-            let connecting = TcpStream::connect(silent.local_addr().unwrap());
-            match tokio::time::timeout(Duration::from_millis(100), connecting).await {
-                Ok(connected) => filling.push(connected.unwrap()),
-                Err(_) => break,
-            }
-        }
+        let (_silent, _callers, port) = silent("127.0.0.2").await;
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let config = config("127.0.0.0/8", "127.0.0.2 web\n127.0.0.1 web\n");
         let (edge, accepted) = tokio::join!(dial(&config, "web", port), listener.accept());

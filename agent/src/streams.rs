@@ -14,7 +14,7 @@ use tunnel_wire::session::{Accepted, MAX_STREAMS};
 use tunnel_wire::{Incoming, Open, Protocol, Refusal, RefusalCode, Session, Stream};
 
 use crate::config::Config;
-use crate::dial::dial;
+use crate::dial::{Request, dial};
 use crate::listen::{Binding, listen};
 use crate::log::Log;
 use crate::udp;
@@ -90,10 +90,18 @@ pub(crate) async fn serve(serving: Arc<Serving>, mut incoming: Incoming) {
 async fn stream(serving: &Arc<Serving>, accepted: Accepted) {
     let Accepted { open, stream } = accepted;
     match open {
-        Open::Dial { protocol, host, port } => match protocol {
-            Protocol::Tcp => dial_and_relay(&serving.config, &host, port, stream).await,
-            Protocol::Udp => udp::dial_and_relay(serving, &host, port, stream).await,
-        },
+        Open::Dial {
+            protocol,
+            host,
+            port,
+            patience_ms,
+        } => {
+            let request = Request::new(host, port, patience_ms);
+            match protocol {
+                Protocol::Tcp => dial_and_relay(&serving.config, &request, stream).await,
+                Protocol::Udp => udp::dial_and_relay(serving, &request, stream).await,
+            }
+        }
         Open::Listen {
             protocol,
             listener,
@@ -119,9 +127,9 @@ async fn stream(serving: &Arc<Serving>, accepted: Accepted) {
     }
 }
 
-async fn dial_and_relay(config: &Config, host: &str, port: u16, mut stream: Stream) {
+async fn dial_and_relay(config: &Config, request: &Request, mut stream: Stream) {
     let dialled = tokio::select! {
-        dialled = dial(config, host, port) => dialled,
+        dialled = dial(config, request) => dialled,
         // Nobody waits any more: the connection must not come up later on its own.
         () = stream.failed() => return,
     };

@@ -16,14 +16,14 @@ use tunnel_wire::flow::relay;
 use tunnel_wire::session::MAX_STREAMS;
 use tunnel_wire::{Open, Protocol, Refusal, Stream};
 
-use crate::dial::dial_udp;
+use crate::dial::{Request, dial_udp};
 use crate::listen::Binding;
 use crate::streams::Serving;
 
 /// Connects to the upstream and relays until the stream ends.
-pub(crate) async fn dial_and_relay(serving: &Serving, host: &str, port: u16, mut stream: Stream) {
+pub(crate) async fn dial_and_relay(serving: &Serving, request: &Request, mut stream: Stream) {
     let dialled = tokio::select! {
-        dialled = dial_udp(&serving.config, host, port) => dialled,
+        dialled = dial_udp(&serving.config, request) => dialled,
         () = stream.failed() => return,
     };
     let mut edge = match dialled {

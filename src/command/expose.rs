@@ -194,6 +194,7 @@ struct Checks {
 async fn check(session: &Session, cluster_ip: &str, port: u16) -> Checks {
     let open = Open::Dial {
         protocol: Protocol::Tcp,
+        patience_ms: 0,
         host: cluster_ip.to_owned(),
         port,
     };

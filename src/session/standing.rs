@@ -284,6 +284,7 @@ mod tests {
     fn dial() -> Open {
         Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: "web".to_owned(),
             port: 80,
         }

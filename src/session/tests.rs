@@ -276,6 +276,7 @@ impl Stage {
     async fn open(&self) -> Stream {
         let open = Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: "echo".to_owned(),
             port: 7,
         };

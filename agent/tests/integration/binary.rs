@@ -265,6 +265,7 @@ async fn a_newer_plugin_takes_the_session_over() {
     let mut stream = evicted
         .open(&Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: "127.0.0.1".into(),
             port,
         })

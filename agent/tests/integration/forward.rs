@@ -57,6 +57,7 @@ async fn bytes_may_follow_the_open_at_once() {
         .session
         .open(&Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: "127.0.0.1".into(),
             port,
         })

@@ -317,6 +317,7 @@ impl Plugin {
     pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<Stream, OpenError> {
         self.open(&Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: host.to_owned(),
             port,
         })

@@ -57,6 +57,7 @@ async fn dial(plugin: &Plugin, port: u16) -> Result<Stream, OpenError> {
     plugin
         .open(&Open::Dial {
             protocol: Protocol::Udp,
+            patience_ms: 0,
             host: "127.0.0.1".to_owned(),
             port,
         })

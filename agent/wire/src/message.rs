@@ -20,7 +20,7 @@
 //!
 //! | open kind | payload after the kind |
 //! |---|---|
-//! | 1 dial, 4 the same for UDP | port u16, host as UTF-8, 1..=255 bytes |
+//! | 1 dial, 4 the same for UDP | port u16, patience in ms u16 (0: the agent's own), host as UTF-8, 1..=255 bytes |
 //! | 2 listen, 5 the same for UDP | listener u16, port u16 |
 //! | 3 accepted, 6 the same for UDP | listener u16, peer port u16, peer address, 4 or 16 bytes |
 //!
@@ -89,6 +89,9 @@ pub enum Open {
         host: String,
         /// The port.
         port: u16,
+        /// How long resolving and dialling may take, in milliseconds; 0 leaves it to the agent, which never takes
+        /// longer than its own limit.
+        patience_ms: u16,
     },
     /// Plugin to agent: listen on this port of the pod until this stream ends.
     Listen {
@@ -181,14 +184,20 @@ pub fn encode_data(bytes: &[u8], out: &mut BytesMut) {
 
 fn encode_open(open: &Open, out: &mut BytesMut) {
     match open {
-        Open::Dial { protocol, host, port } => {
+        Open::Dial {
+            protocol,
+            host,
+            port,
+            patience_ms,
+        } => {
             assert!(
                 (1..=MAX_HOST).contains(&host.len()),
                 "a host has 1 to {MAX_HOST} bytes"
             );
-            put_header(1, 3 + host.len(), out);
+            put_header(1, 5 + host.len(), out);
             out.put_u8(protocol.kind(1));
             out.put_u16(*port);
+            out.put_u16(*patience_ms);
             out.put_slice(host.as_bytes());
         }
         Open::Listen {
@@ -306,7 +315,7 @@ fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, DecodeError> {
     };
     let length = usize::try_from(u32::from_be_bytes([0, rest[0], rest[1], rest[2]])).unwrap_or(usize::MAX);
     let fits = match *kind {
-        1 => (4..=3 + MAX_HOST).contains(&length),
+        1 => (5..=5 + MAX_HOST).contains(&length),
         2 | 7 => length == 0,
         3 => [0, V4_ADDRESS, V6_ADDRESS].contains(&length),
         4 => (1..=1 + MAX_DETAIL).contains(&length),
@@ -348,12 +357,14 @@ fn decode_open(mut payload: Bytes) -> Result<Open, DecodeError> {
         kind => (kind - Protocol::UDP_KINDS, Protocol::Udp),
     };
     match (kind, payload.len()) {
-        (1, 3..) => {
+        (1, 5..) => {
             let port = payload.get_u16();
+            let patience_ms = payload.get_u16();
             Ok(Open::Dial {
                 protocol,
                 host: text(&payload)?,
                 port,
+                patience_ms,
             })
         }
         (2, 4) => Ok(Open::Listen {
@@ -424,6 +435,7 @@ mod tests {
             protocol,
             host: "web.dev".to_owned(),
             port: 80,
+            patience_ms: 2_500,
         })
     }
 
@@ -437,14 +449,14 @@ mod tests {
     fn fixed_vectors() {
         let hex = |message: &Message| crate::hex(&encode(message));
         let all = all();
-        assert_eq!(hex(&all[0]), "0100000a0100507765622e646576");
+        assert_eq!(hex(&all[0]), "0100000c01005009c47765622e646576");
         assert_eq!(hex(&all[1]), "010000050200014e21");
         assert_eq!(hex(&all[2]), "0100000903000111d70a010203");
         assert_eq!(hex(&all[4]), "02000000");
         assert_eq!(hex(&all[7]), "050000056279746573");
         assert_eq!(hex(&all[8]), "0600000400010000");
         assert_eq!(hex(&all[10]), "08000004676f6e65");
-        assert_eq!(hex(&all[11]), "0100000a0400507765622e646576");
+        assert_eq!(hex(&all[11]), "0100000c04005009c47765622e646576");
         assert_eq!(hex(&all[12]), "010000050500014e21");
         assert_eq!(hex(&all[13]), "0300000600500a000007");
     }

@@ -69,6 +69,7 @@ fn pair(buffer: usize) -> (Side, Side) {
 fn dial(host: &str) -> Open {
     Open::Dial {
         protocol: Protocol::Tcp,
+        patience_ms: 0,
         host: host.to_owned(),
         port: 80,
     }

@@ -140,6 +140,7 @@ fn open(end: End, number: u16) -> Open {
     match end {
         End::Plugin => Open::Dial {
             protocol: Protocol::Tcp,
+            patience_ms: 0,
             host: "x".to_owned(),
             port: number,
         },
