@@ -8,6 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::DeleteParams;
+use kubectl_tunnel::cli::port::Protocol;
 use kubectl_tunnel::cluster::agent::Agent;
 use kubectl_tunnel::cluster::agents::AgentBinaries;
 use kubectl_tunnel::cluster::client::{Access, ApiServer};
@@ -49,15 +50,17 @@ impl Cluster {
         let port = ServicePortRequest {
             name: "http".to_owned(),
             port: 18_080,
+            protocol: Protocol::Tcp,
         };
         let request = StartRequest {
             options: options(),
             secret_sha256: [7; 32],
             command: "kubectl tunnel expose api 18080".to_owned(),
-            service: Some(ServiceRequest {
+            service: Some(Arc::new(ServiceRequest {
                 name: "api".to_owned(),
                 ports: vec![port],
-            }),
+                ..ServiceRequest::default()
+            })),
             ask: Arc::new(|_| Box::pin(async { Err("not asked in these tests".into()) })),
         };
         Self {
