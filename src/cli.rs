@@ -167,13 +167,13 @@ pub struct ExposeArgs {
     #[arg(value_name = "[NAME] PORT", required = true, num_args = 1..)]
     pub name_and_ports: Vec<String>,
 
-    /// The Service
-    #[command(flatten)]
-    pub flags: ExposeFlags,
-
     /// Open the proxy of `kubectl tunnel proxy` in the same session
     #[arg(long)]
     pub proxy: bool,
+
+    /// The Service
+    #[command(flatten)]
+    pub flags: ExposeFlags,
 
     /// The local port of --proxy
     #[command(flatten)]

@@ -319,3 +319,21 @@ fn left_until(deadline: Instant) -> Duration {
 
 /// Names of a set of objects, for messages.
 pub(super) type Names = BTreeSet<String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_removal_command_names_policies_only_if_one_is_left() {
+        let ending = |object| Ending::not_tried("dev", "x7k2p9", object);
+        assert_eq!(
+            ending(ObjectRef::new("job", "tunnel-x7k2p9")).removal_command(),
+            "kubectl delete jobs,pods,configmaps,services -n dev -l app.kubernetes.io/instance=x7k2p9"
+        );
+        assert_eq!(
+            ending(ObjectRef::new(POLICY.0, "tunnel-x7k2p9")).removal_command(),
+            "kubectl delete jobs,pods,configmaps,services,networkpolicies -n dev -l app.kubernetes.io/instance=x7k2p9"
+        );
+    }
+}

@@ -230,6 +230,35 @@ async fn a_job_that_is_just_going_does_not_take_its_successor_along() {
     cluster.end().await;
 }
 
+/// The policy of a Job that is going has the name that its successor's is to have.
+#[tokio::test]
+async fn a_policy_that_is_just_going_is_not_taken_for_its_successors() {
+    let mut cluster = Cluster::start().await;
+    let request = cluster.request.service.as_deref().unwrap();
+    cluster.request.service = Some(Arc::new(ServiceRequest {
+        allow_from: vec!["app=web".parse().unwrap()],
+        ..request.clone()
+    }));
+    let first = cluster.first().await;
+    cluster.delete_job(&first).await;
+    let second = cluster.next(&first).await.unwrap();
+    cluster.assert_leads_to(&second);
+    let own_alone = |all: &[(Key, Arc<Value>)]| {
+        let policies = all
+            .iter()
+            .filter(|(key, _)| key.resource == Resource::NetworkPolicy);
+        let owners: Vec<&Value> = policies
+            .map(|(_, policy)| &policy["metadata"]["ownerReferences"][0]["uid"])
+            .collect();
+        owners == [second.job_uid.as_str()]
+    };
+    cluster
+        .stage
+        .until("the successor's policy alone", own_alone)
+        .await;
+    cluster.end().await;
+}
+
 #[tokio::test]
 async fn a_quota_for_one_pod_is_waited_for() {
     let cluster = Cluster::start().await;
