@@ -1,7 +1,7 @@
 //! What can be typed: names, defaults and help text. What it means is decided by the commands.
 //!
 //! kubectl's flags are in kubectl's spelling ([`kube_flags`]); the agent's pod is described by
-//! [`agent_flags`], the local proxy by [`proxy_flags`], exposed ports by [`port`],
+//! [`agent_flags`], the local proxy by [`proxy_flags`], exposed ports by [`port`] and [`expose_flags`],
 //! what `forward` leads to by [`target`].
 
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub mod agent_flags;
+pub mod expose_flags;
 pub mod go_duration;
 pub mod kube_flags;
 pub mod port;
@@ -17,6 +18,7 @@ pub mod proxy_flags;
 pub mod target;
 
 use agent_flags::AgentFlags;
+use expose_flags::ExposeFlags;
 use kube_flags::KubeFlags;
 use proxy_flags::ProxyFlags;
 
@@ -163,13 +165,17 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXPOSE_EXAMPLES)]
 pub struct ExposeArgs {
-    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT
+    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT, or SERVICEPORT:unix:PATH
     #[arg(value_name = "[NAME] PORT", required = true, num_args = 1..)]
     pub name_and_ports: Vec<String>,
 
     /// Open the proxy of `kubectl tunnel proxy` in the same session
     #[arg(long)]
     pub proxy: bool,
+
+    /// The Service
+    #[command(flatten)]
+    pub flags: ExposeFlags,
 
     /// The local port of --proxy
     #[command(flatten)]
@@ -182,7 +188,8 @@ pub struct ExposeArgs {
 
 const EXPOSE_EXAMPLES: &str = "\
 Without a name the Service is called tunnel-PORT. An existing Service is never changed.
-While it runs, every pod that may reach the namespace can connect to the program.
+While it runs, every pod that may reach the namespace can connect to the program, unless --allow-from says who.
+A unix socket knows no reset: when a caller resets its connection, the program's is just closed.
 
 Examples:
   # Service tunnel-1234, port 1234 -> localhost:1234
@@ -192,7 +199,16 @@ Examples:
   kubectl tunnel expose api 80:1234 443:8443 --proxy
 
   # a program on another host the laptop can reach
-  kubectl tunnel expose db 5432:db.lan:5432";
+  kubectl tunnel expose db 5432:db.lan:5432
+
+  # a program behind a unix socket, which learns its callers' addresses
+  kubectl tunnel expose app 80:unix:/run/app.sock --proxy-protocol
+
+  # only for some pods, where the cluster's network enforces NetworkPolicy
+  kubectl tunnel expose 1234 --allow-from app=web,tier!=db --allow-from namespace/shop --allow-from 10.1.0.0/16
+
+  # what other tools look for on a Service
+  kubectl tunnel expose 1234 --service-label team=shop --service-annotation example.com/owner=me";
 
 /// `cleanup`
 #[derive(Debug, Args)]

@@ -5,8 +5,8 @@
 //! | [`kubeconfig`], [`env`], [`http_proxy`] | which API server, as whom, by which way |
 //! | [`yaml`] | errors of what a user wrote, without quoting it |
 //! | [`client`], [`api_error`] | one request: its deadline, its typed failure |
-//! | [`options`], [`manifest`], [`patch`], [`names`], [`quantity`], [`policy`], [`agents`] | the objects, pure |
-//! | [`rights`], [`identity`], [`upload`], [`start`], [`wait`], [`failure`], [`service`] | from nothing to a running agent |
+//! | [`options`], [`manifest`], [`patch`], [`names`], [`label`], [`peer`], [`quantity`], [`policy`], [`agents`] | the objects, pure |
+//! | [`rights`], [`identity`], [`upload`], [`start`], [`wait`], [`failure`], [`service`], [`network_policy`] | from nothing to a running agent |
 //! | [`lease`], [`watch`], [`follow`], [`crash_log`] | while it runs, and why it stopped |
 //! | [`end`], [`footprint`], [`sweep`] | removing it, now or later |
 //! | [`exec`], [`port_forward`] | a command in the pod, or a port of it, as a byte pipe |
@@ -29,11 +29,14 @@ pub mod footprint;
 pub mod http_proxy;
 pub mod identity;
 pub mod kubeconfig;
+pub mod label;
 pub mod lease;
 pub mod manifest;
 pub mod names;
+mod network_policy;
 pub mod options;
 pub mod patch;
+pub mod peer;
 mod policy;
 pub mod port_forward;
 pub mod quantity;

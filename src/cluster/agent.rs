@@ -4,6 +4,7 @@ use super::{
     names::{AGENT_CONTAINER, SessionId},
     options::{Architecture, Resources},
 };
+use crate::cli::port::Protocol;
 
 /// What a start leads to. The transport execs into it, the lease and the end use its Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub struct AgentService {
 pub struct AgentServicePort {
     pub name: String,
     pub port: u16,
+    pub protocol: Protocol,
     pub target_port: u16,
 }
 

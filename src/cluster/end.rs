@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, Pod, Service},
+    networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, ResourceExt,
@@ -38,6 +39,8 @@ pub const FAST_WAIT: Duration = Duration::from_secs(1);
 const IN_DOUBT: Duration = Duration::from_secs(1);
 /// Between two looks for such a Job.
 const IN_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+/// A NetworkPolicy in messages and in requests.
+const POLICY: (&str, &str) = ("networkpolicy", "networkpolicies.networking.k8s.io");
 /// Between two tries of a DELETE that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
@@ -68,8 +71,14 @@ impl Ending {
 
     /// The command that removes what is left.
     pub fn removal_command(&self) -> String {
+        // Not everybody may delete these, and few sessions have one.
+        let policies = if self.leftovers.iter().any(|object| object.kind == POLICY.0) {
+            ",networkpolicies"
+        } else {
+            ""
+        };
         format!(
-            "kubectl delete jobs,pods,configmaps,services -n {} -l {LABEL_INSTANCE}={}",
+            "kubectl delete jobs,pods,configmaps,services{policies} -n {} -l {LABEL_INSTANCE}={}",
             self.namespace, self.session
         )
     }
@@ -114,7 +123,8 @@ pub async fn end(server: &ApiServer, footprint: &Footprint, wait: Duration) -> E
         let errors = futures::future::join_all(deletes).await;
         let failed = errors.into_iter().flatten().next();
         if failed.is_none() {
-            wait_until_gone(server, footprint, &remaining).await;
+            // On the heap: five lists and watches at once are the largest part of a command's future.
+            Box::pin(wait_until_gone(server, footprint, &remaining)).await;
         }
         failed
     };
@@ -260,6 +270,11 @@ async fn wait_until_gone(server: &ApiServer, footprint: &Footprint, remaining: &
             gone::wait::<Service>(server, namespace, ("service", "services"), &selector, remaining).await;
         }
     };
+    let policies = async {
+        if footprint.network_policy() {
+            gone::wait::<NetworkPolicy>(server, namespace, POLICY, &selector, remaining).await;
+        }
+    };
     tokio::join!(
         gone::wait::<Job>(server, namespace, ("job", "jobs"), &selector, remaining),
         gone::wait::<Pod>(server, namespace, ("pod", "pods"), &selector, remaining),
@@ -271,6 +286,7 @@ async fn wait_until_gone(server: &ApiServer, footprint: &Footprint, remaining: &
             remaining
         ),
         services,
+        policies,
     );
 }
 
@@ -303,3 +319,21 @@ fn left_until(deadline: Instant) -> Duration {
 
 /// Names of a set of objects, for messages.
 pub(super) type Names = BTreeSet<String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_removal_command_names_policies_only_if_one_is_left() {
+        let ending = |object| Ending::not_tried("dev", "x7k2p9", object);
+        assert_eq!(
+            ending(ObjectRef::new("job", "tunnel-x7k2p9")).removal_command(),
+            "kubectl delete jobs,pods,configmaps,services -n dev -l app.kubernetes.io/instance=x7k2p9"
+        );
+        assert_eq!(
+            ending(ObjectRef::new(POLICY.0, "tunnel-x7k2p9")).removal_command(),
+            "kubectl delete jobs,pods,configmaps,services,networkpolicies -n dev -l app.kubernetes.io/instance=x7k2p9"
+        );
+    }
+}

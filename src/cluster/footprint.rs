@@ -21,6 +21,7 @@ pub struct Footprint {
 struct Traces {
     jobs: Vec<JobTrace>,
     service: Option<String>,
+    network_policy: bool,
 }
 
 /// A Job that exists, or may.
@@ -43,7 +44,7 @@ impl Footprint {
     }
 
     /// The footprint of a session that another process started, known by its Jobs. It counts as one
-    /// with a Service, since looking for one costs little.
+    /// with a Service and a NetworkPolicy, since looking for them costs little.
     pub(super) fn of_jobs(
         namespace: &str,
         session: SessionId,
@@ -52,6 +53,7 @@ impl Footprint {
         let footprint = Self::new(namespace, session, false);
         footprint.lock().jobs.extend(jobs);
         footprint.service_requested("");
+        footprint.network_policy_requested();
         footprint
     }
 
@@ -80,6 +82,11 @@ impl Footprint {
     /// The Service of `expose`, if one was asked for.
     pub fn service(&self) -> Option<String> {
         self.lock().service.clone()
+    }
+
+    /// Whether a NetworkPolicy was asked for; they are named like their Jobs.
+    pub fn network_policy(&self) -> bool {
+        self.lock().network_policy
     }
 
     /// Nothing was created, so there is nothing to remove.
@@ -112,6 +119,10 @@ impl Footprint {
 
     pub(super) fn service_requested(&self, name: &str) {
         self.lock().service = Some(name.to_owned());
+    }
+
+    pub(super) fn network_policy_requested(&self) {
+        self.lock().network_policy = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Traces> {

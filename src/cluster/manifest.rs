@@ -1,4 +1,4 @@
-//! The objects of a session as JSON: Job, ConfigMap metadata, Service.
+//! The objects of a session as JSON: Job, ConfigMap metadata, Service, NetworkPolicy.
 //!
 //! Pure: options in, values out, no request and no clock. The pod passes Pod Security
 //! `restricted` and OpenShift's restricted-v2, so it sets neither `runAsUser` nor `fsGroup`.
@@ -9,7 +9,7 @@ mod command;
 #[cfg(test)]
 pub(super) mod fixture;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Map, Value, json};
@@ -26,7 +26,9 @@ use super::{
     },
     options::{AgentOptions, AgentSource, Architecture, Mesh, Resources},
     patch::{self, PatchError},
+    peer::Peer,
 };
+use crate::cli::port::Protocol;
 
 /// How long a finished Job stays: time enough to read the logs of a crashed agent and to move the
 /// Service to a successor, and gone before anyone wonders.
@@ -56,10 +58,16 @@ pub struct AgentSpec<'a> {
 }
 
 /// The Service of `expose`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceRequest {
     pub name: String,
     pub ports: Vec<ServicePortRequest>,
+    /// The user's own, beside ours.
+    pub labels: BTreeMap<String, String>,
+    /// The user's own, beside ours.
+    pub annotations: BTreeMap<String, String>,
+    /// Who may reach the ports, by a NetworkPolicy; empty is everybody, without one.
+    pub allow_from: Vec<Peer>,
 }
 
 /// One port of it; the one with index `i` leads to target port 20000 + `i`.
@@ -67,6 +75,7 @@ pub struct ServiceRequest {
 pub struct ServicePortRequest {
     pub name: String,
     pub port: u16,
+    pub protocol: Protocol,
 }
 
 impl ServiceRequest {
@@ -77,7 +86,7 @@ impl ServiceRequest {
 }
 
 impl AgentSpec<'_> {
-    /// Name of the Job and of its ConfigMap.
+    /// Name of the Job, of its ConfigMap and of its NetworkPolicy.
     pub fn name(&self) -> String {
         self.session.object_name(self.generation)
     }
@@ -133,24 +142,63 @@ impl AgentSpec<'_> {
                 json!({
                     "name": port.name,
                     "port": port.port,
-                    "protocol": "TCP",
+                    "protocol": port.protocol.in_manifest(),
                     "targetPort": ServiceRequest::target_port(index),
                 })
             })
             .collect();
+        // Ours last: the flags refuse our keys, and this does not depend on it.
+        let with_users = |users: &BTreeMap<String, String>, ours: Map<String, Value>| -> Map<String, Value> {
+            let users = users.iter().map(|(key, value)| (key.clone(), json!(value)));
+            users.chain(ours).collect()
+        };
         json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {
                 "name": request.name,
-                "labels": self.labels(),
-                "annotations": self.annotations(),
+                "labels": with_users(&request.labels, self.labels()),
+                "annotations": with_users(&request.annotations, self.annotations()),
                 "ownerReferences": [owner_reference(&self.name(), job_uid)],
             },
             "spec": {
                 "type": "ClusterIP",
                 "selector": self.session.pod_selector(self.generation),
                 "ports": ports,
+            },
+        })
+    }
+
+    /// Lets nobody but `request.allow_from` and the pod itself reach the exposed ports, and nobody any other port.
+    /// The pod dials its own Service to see whether it leads back.
+    pub fn network_policy(&self, request: &ServiceRequest, job_uid: &str) -> Value {
+        let pod = json!({"matchLabels": self.session.pod_selector(self.generation)});
+        let peers = request.allow_from.iter().map(Peer::manifest);
+        let from: Vec<Value> = peers.chain([json!({"podSelector": pod})]).collect();
+        let ports: Vec<Value> = request
+            .ports
+            .iter()
+            .enumerate()
+            .map(|(index, port)| {
+                json!({
+                    "protocol": port.protocol.in_manifest(),
+                    "port": ServiceRequest::target_port(index),
+                })
+            })
+            .collect();
+        json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {
+                "name": self.name(),
+                "labels": self.labels(),
+                "annotations": self.annotations(),
+                "ownerReferences": [owner_reference(&self.name(), job_uid)],
+            },
+            "spec": {
+                "podSelector": pod,
+                "policyTypes": ["Ingress"],
+                "ingress": [{"from": from, "ports": ports}],
             },
         })
     }

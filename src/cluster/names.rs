@@ -20,6 +20,9 @@ pub const APP_NAME: &str = "kubectl-tunnel";
 /// `fieldManager` of every write, so that a conflict names us.
 pub const FIELD_MANAGER: &str = "kubectl-tunnel";
 
+/// Keys of labels and annotations under it are ours alone.
+pub const OWN_PREFIX: &str = "kubectl-tunnel.dev/";
+
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
 pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
 pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
@@ -121,7 +124,7 @@ impl FromStr for SessionId {
 /// An object for messages: `job/tunnel-x7k2p9`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectRef {
-    /// Lower-case kind as kubectl takes it: `job`, `pod`, `configmap`, `service`.
+    /// Lower-case kind as kubectl takes it: `job`, `pod`, `configmap`, `service`, `networkpolicy`.
     pub kind: &'static str,
     pub name: String,
 }

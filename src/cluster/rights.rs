@@ -64,6 +64,9 @@ const EXPOSE: [Right; 5] = [
     right("delete", "", "services"),
 ];
 
+/// What `expose --allow-from` needs on top of that.
+const ALLOW_FROM: [Right; 1] = [right("create", "networking.k8s.io", "networkpolicies")];
+
 const EVENTS: [Right; 2] = [right("list", "", "events"), right("watch", "", "events")];
 const LOGS: [Right; 1] = [right("get", "", "pods/log")];
 const DRY_RUN: [Right; 1] = [right("create", "", "pods")];
@@ -77,6 +80,8 @@ const ENDPOINTS: [Right; 2] = [
 pub struct Needs {
     /// A Service is made.
     pub expose: bool,
+    /// A NetworkPolicy is made for it.
+    pub allow_from: bool,
 }
 
 /// The optional rights we have.
@@ -145,6 +150,7 @@ pub async fn check(server: &ApiServer, namespace: &str, needs: Needs) -> Result<
     let required: Vec<Right> = SESSION
         .iter()
         .chain(if needs.expose { &EXPOSE[..] } else { &[] })
+        .chain(if needs.allow_from { &ALLOW_FROM[..] } else { &[] })
         .copied()
         .collect();
     let optional: Vec<Right> = [&EVENTS[..], &LOGS, &DRY_RUN]

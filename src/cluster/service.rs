@@ -33,6 +33,7 @@ use super::{
     },
     sweep::{self, AskAgent, Liveness},
 };
+use crate::cli::port::Protocol;
 
 /// How long a dead session's Service may take to go.
 const REMOVAL_WAIT: Duration = Duration::from_secs(3);
@@ -221,6 +222,10 @@ pub(super) fn describe(service: &Service) -> AgentService {
             .map(|entry| AgentServicePort {
                 name: entry.name.clone().unwrap_or_default(),
                 port: port(entry.port),
+                protocol: match entry.protocol.as_deref() {
+                    Some("UDP") => Protocol::Udp,
+                    _ => Protocol::Tcp,
+                },
                 target_port: match &entry.target_port {
                     Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number)) => {
                         port(*number)

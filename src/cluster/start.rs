@@ -18,6 +18,8 @@ mod attempt;
 mod prepare;
 mod succession;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 pub use self::succession::succeed;
@@ -52,7 +54,7 @@ pub struct StartRequest {
     /// The command line for the annotation, see [`super::manifest::redacted_command`].
     pub command: String,
     /// Makes a Service that leads to the agent.
-    pub service: Option<ServiceRequest>,
+    pub service: Option<Arc<ServiceRequest>>,
     /// Asks the agent of another session whether it is still in use, by exec.
     pub ask: AskAgent,
 }

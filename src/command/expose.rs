@@ -1,21 +1,22 @@
 //! `kubectl tunnel expose`: a Service whose connections come to local programs.
 //!
-//! It parses name and ports, has the agent listen, and decides when the Service may be announced. The
-//! connections themselves are `reverse`'s.
+//! It has the agent listen, and decides when the Service may be announced. What is exposed is checked in [`plan`];
+//! the connections themselves are `reverse`'s.
 
-use std::sync::Arc;
+mod plan;
+
 use std::time::Duration;
 
 use futures::future::{join_all, select_all};
 use tokio::time::timeout;
 use tunnel_wire::{Open, OpenError, Protocol, Session, Stream};
 
+pub(super) use self::plan::ExposePlan;
 use super::Context;
 use super::tunnel::{self, Plan, ProxyPlan};
 use crate::cli::ExposeArgs;
-use crate::cli::port::PortSpec;
+use crate::cli::port::Protocol;
 use crate::cluster::agent::AgentService;
-use crate::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use crate::error::Error;
 use crate::reverse::Gate;
 
@@ -29,12 +30,10 @@ const CHECK_DIAL: Duration = Duration::from_millis(60);
 /// How long readiness waits for the checks' own connections to disappear again.
 const CHECK_SETTLE: Duration = Duration::from_millis(500);
 
-/// Longest Service name (RFC 1035 label).
-const MAX_NAME: usize = 63;
-
 /// Runs until the user or the session ends it.
 pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(), Error> {
-    let expose = ExposePlan::parse(&arguments.name_and_ports)?;
+    let expose = ExposePlan::parse(&arguments.name_and_ports, &arguments.flags)?;
+    refuse_udp(&expose)?;
     if let Some(flag) = arguments.proxy_flags.given().filter(|_| !arguments.proxy) {
         return Err(Error::Usage(format!("{flag} is for the proxy: add `--proxy`")));
     }
@@ -48,77 +47,16 @@ pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(),
     tunnel::run(plan, context).await
 }
 
-/// What is to be exposed, and as what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ExposePlan {
-    pub(super) name: String,
-    pub(super) ports: Arc<[PortSpec]>,
-}
-
-impl ExposePlan {
-    fn parse(words: &[String]) -> Result<Self, Error> {
-        let (name, ports) = match words {
-            [first, rest @ ..] if !rest.is_empty() && is_service_name(first) => (Some(first.clone()), rest),
-            [only] if is_service_name(only) => {
-                return Err(Error::Usage(format!(
-                    "which local port? type `kubectl tunnel expose {only} PORT`"
-                )));
-            }
-            [first, _, ..] if first.parse::<PortSpec>().is_err() => {
-                return Err(Error::Usage(format!(
-                    "`{first}` is no port and no service name (lower-case letters, digits and dashes)"
-                )));
-            }
-            all => (None, all),
-        };
-        let ports = ports
-            .iter()
-            .map(|text| {
-                text.parse::<PortSpec>()
-                    .map_err(|error| Error::Usage(error.to_string()))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        for (index, port) in ports.iter().enumerate() {
-            if ports[..index].iter().any(|other| other.service == port.service) {
-                return Err(Error::Usage(format!(
-                    "service port {} is named twice",
-                    port.service
-                )));
-            }
-        }
-        let Some(first) = ports.first() else {
-            return Err(Error::Usage(
-                "which local port? type `kubectl tunnel expose PORT`".to_owned(),
-            ));
-        };
-        let name = name.unwrap_or_else(|| format!("tunnel-{}", first.service));
-        Ok(Self {
-            name,
-            ports: ports.into(),
-        })
+/// The agents and the wire carry no datagrams: until they do, this is the one place that says so. Everything before it
+/// knows UDP, so that it can go as soon as they do.
+fn refuse_udp(plan: &ExposePlan) -> Result<(), Error> {
+    match plan.ports.iter().find(|port| port.protocol == Protocol::Udp) {
+        Some(port) => Err(Error::Usage(format!(
+            "{}/udp: UDP ports cannot be exposed by this release; leave it out",
+            port.service
+        ))),
+        None => Ok(()),
     }
-
-    /// The Service to make. Its port names are only there because several ports need some.
-    pub(super) fn service(&self) -> ServiceRequest {
-        let port = |spec: &PortSpec| ServicePortRequest {
-            name: format!("port-{}", spec.service),
-            port: spec.service,
-        };
-        ServiceRequest {
-            name: self.name.clone(),
-            ports: self.ports.iter().map(port).collect(),
-        }
-    }
-}
-
-/// RFC 1035: lower-case letters, digits and dashes, beginning with a letter, not ending with a dash.
-fn is_service_name(text: &str) -> bool {
-    text.len() <= MAX_NAME
-        && text.starts_with(|first: char| first.is_ascii_lowercase())
-        && !text.ends_with('-')
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// The agent's listeners: each is a stream, and ends with it.
@@ -170,6 +108,7 @@ pub(super) async fn announce(session: &Session, service: &AgentService, gate: &G
         let each = service
             .ports
             .iter()
+            .filter(|port| port.protocol == Protocol::Tcp)
             .map(|port| check(session, &service.cluster_ip, port.port));
         for one in join_all(each).await {
             checks.reached += one.reached;
@@ -223,38 +162,4 @@ async fn check(session: &Session, cluster_ip: &str, port: u16) -> Checks {
     // A node without hairpin never leads back: no error.
     drop(timeout(CHECK_TIMEOUT, dials).await);
     checks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(words: &[&str]) -> Result<ExposePlan, String> {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        ExposePlan::parse(&words).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_name_is_optional() {
-        let plan = parse(&["1234"]).unwrap();
-        assert_eq!((plan.name.as_str(), plan.ports.len()), ("tunnel-1234", 1));
-        let plan = parse(&["api", "80:1234", "443:8443"]).unwrap();
-        assert_eq!((plan.name.as_str(), plan.ports.len()), ("api", 2));
-        assert_eq!(parse(&["8080:1234"]).unwrap().name, "tunnel-8080");
-        assert_eq!(
-            plan.service().ports[1],
-            ServicePortRequest {
-                name: "port-443".to_owned(),
-                port: 443
-            }
-        );
-    }
-
-    #[test]
-    fn what_is_missing_or_double_is_said() {
-        assert!(parse(&["api"]).unwrap_err().contains("which local port"));
-        assert!(parse(&["80:1", "80:2"]).unwrap_err().contains("named twice"));
-        assert!(parse(&["Api", "80"]).unwrap_err().contains("no service name"));
-        assert!(parse(&["80", "api"]).is_err());
-    }
 }

@@ -106,15 +106,27 @@ pub(super) fn notes(agent: &Agent, expose: Option<&ExposePlan>) -> Vec<String> {
             .iter()
             .map(crate::cli::port::PortSpec::local_address)
             .collect();
-        notes.push(format!(
-            "every pod that may reach namespace {} is now connected to {}",
-            agent.namespace,
-            programs.join(", ")
-        ));
+        notes.push(reach(agent, &plan.allow_from(), &programs.join(", ")));
     }
     notes.push(format!(
         "session {} in namespace {}; Ctrl-C ends it",
         agent.session, agent.namespace
     ));
     notes
+}
+
+/// Who may connect now.
+fn reach(agent: &Agent, allow_from: &[String], programs: &str) -> String {
+    if allow_from.is_empty() {
+        return format!(
+            "every pod that may reach namespace {} is now connected to {programs}",
+            agent.namespace
+        );
+    }
+    format!(
+        "networkpolicy/{} lets only {} connect to {programs}; it works only where the cluster's network enforces \
+         NetworkPolicy",
+        agent.job_name,
+        allow_from.join(" and ")
+    )
 }

@@ -259,15 +259,14 @@ impl Tunnel<'_> {
         let Some(incoming) = live.running.incoming.take() else {
             return;
         };
-        let ports = self
-            .plan
-            .expose
-            .as_ref()
-            .map_or_else(|| Arc::from([]), |plan| Arc::clone(&plan.ports));
+        let routes = match (&self.plan.expose, &live.agent.service) {
+            (Some(plan), Some(service)) => plan.routes(service),
+            _ => Arc::from([]),
+        };
         let drain = serving.drain.clone();
         serving
             .tasks
-            .spawn(reverse::serve(incoming, ports, gate.clone(), drain));
+            .spawn(reverse::serve(incoming, routes, gate.clone(), drain));
     }
 
     /// The orderly end, up to the deletion: connections drain, both ends say goodbye.

@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod end;
+mod entrance;
 mod expose;
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod harness;

@@ -4,6 +4,7 @@
 //! How Kubernetes behaves is for the cluster tests.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod expose;
 mod life;
 mod succession;
 mod support;

@@ -8,6 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::DeleteParams;
+use kubectl_tunnel::cli::port::Protocol;
 use kubectl_tunnel::cluster::agent::Agent;
 use kubectl_tunnel::cluster::agents::AgentBinaries;
 use kubectl_tunnel::cluster::client::{Access, ApiServer};
@@ -49,15 +50,17 @@ impl Cluster {
         let port = ServicePortRequest {
             name: "http".to_owned(),
             port: 18_080,
+            protocol: Protocol::Tcp,
         };
         let request = StartRequest {
             options: options(),
             secret_sha256: [7; 32],
             command: "kubectl tunnel expose api 18080".to_owned(),
-            service: Some(ServiceRequest {
+            service: Some(Arc::new(ServiceRequest {
                 name: "api".to_owned(),
                 ports: vec![port],
-            }),
+                ..ServiceRequest::default()
+            })),
             ask: Arc::new(|_| Box::pin(async { Err("not asked in these tests".into()) })),
         };
         Self {
@@ -224,6 +227,35 @@ async fn a_job_that_is_just_going_does_not_take_its_successor_along() {
     cluster.stage.until("the old pod gone", old_pod_gone).await;
     cluster.assert_leads_to(&second);
     assert_eq!(watch::look(&cluster.server, &second).await.unwrap(), None);
+    cluster.end().await;
+}
+
+/// The policy of a Job that is going has the name that its successor's is to have.
+#[tokio::test]
+async fn a_policy_that_is_just_going_is_not_taken_for_its_successors() {
+    let mut cluster = Cluster::start().await;
+    let request = cluster.request.service.as_deref().unwrap();
+    cluster.request.service = Some(Arc::new(ServiceRequest {
+        allow_from: vec!["app=web".parse().unwrap()],
+        ..request.clone()
+    }));
+    let first = cluster.first().await;
+    cluster.delete_job(&first).await;
+    let second = cluster.next(&first).await.unwrap();
+    cluster.assert_leads_to(&second);
+    let own_alone = |all: &[(Key, Arc<Value>)]| {
+        let policies = all
+            .iter()
+            .filter(|(key, _)| key.resource == Resource::NetworkPolicy);
+        let owners: Vec<&Value> = policies
+            .map(|(_, policy)| &policy["metadata"]["ownerReferences"][0]["uid"])
+            .collect();
+        owners == [second.job_uid.as_str()]
+    };
+    cluster
+        .stage
+        .until("the successor's policy alone", own_alone)
+        .await;
     cluster.end().await;
 }
 

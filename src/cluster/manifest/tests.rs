@@ -30,10 +30,20 @@ fn service_request() -> ServiceRequest {
     let port = |name: &str, port| ServicePortRequest {
         name: name.to_owned(),
         port,
+        protocol: Protocol::Tcp,
     };
     ServiceRequest {
         name: "api".to_owned(),
         ports: vec![port("p80", 80), port("p443", 443)],
+        ..ServiceRequest::default()
+    }
+}
+
+fn guarded_request() -> ServiceRequest {
+    let peers = ["app=web,tier!=db", "namespace/shop", "10.1.0.0/16"];
+    ServiceRequest {
+        allow_from: peers.map(|peer| peer.parse().unwrap()).into(),
+        ..service_request()
     }
 }
 
@@ -55,6 +65,70 @@ fn service_is_the_documented_one() {
     let fixture = fixture();
     let service = fixture.spec(Architecture::Amd64).service(&service_request(), UID);
     assert_snapshot(&service, include_str!("service.json"));
+}
+
+#[test]
+fn network_policy_is_the_documented_one() {
+    let fixture = fixture();
+    let policy = fixture
+        .spec(Architecture::Amd64)
+        .network_policy(&guarded_request(), UID);
+    assert_snapshot(&policy, include_str!("network_policy.json"));
+}
+
+#[test]
+fn the_network_policy_holds_for_this_generations_pod_only() {
+    let fixture = fixture();
+    let mut spec = fixture.spec(Architecture::Amd64);
+    spec.generation = 2;
+    let policy = spec.network_policy(&guarded_request(), UID);
+    assert_eq!(policy["metadata"]["name"], "tunnel-x7k2p9-2");
+    let service = spec.service(&guarded_request(), UID);
+    let pod = &policy["spec"]["podSelector"]["matchLabels"];
+    assert_eq!(pod, &service["spec"]["selector"]);
+    let own = policy["spec"]["ingress"][0]["from"].as_array().unwrap().last();
+    assert_eq!(&own.unwrap()["podSelector"]["matchLabels"], pod);
+}
+
+#[test]
+fn a_service_carries_the_users_labels_beside_ours() {
+    let fixture = fixture();
+    let mut request = service_request();
+    let pair = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    request.labels = pair("team", "a");
+    request.annotations = pair("example.com/note", "b c");
+    let spec = fixture.spec(Architecture::Amd64);
+    let (plain, service) = (spec.service(&service_request(), UID), spec.service(&request, UID));
+    let metadata = &service["metadata"];
+    assert_eq!(metadata["labels"]["team"], "a");
+    assert_eq!(metadata["annotations"]["example.com/note"], "b c");
+    for kind in ["labels", "annotations"] {
+        for (key, value) in plain["metadata"][kind].as_object().unwrap() {
+            assert_eq!(&metadata[kind][key], value);
+        }
+    }
+    // Even if a flag let it through.
+    request.labels = pair(LABEL_INSTANCE, "other");
+    assert_eq!(
+        spec.service(&request, UID)["metadata"]["labels"][LABEL_INSTANCE],
+        "x7k2p9"
+    );
+}
+
+#[test]
+fn ports_carry_their_protocol() {
+    let fixture = fixture();
+    let mut request = guarded_request();
+    request.ports[1].protocol = Protocol::Udp;
+    let spec = fixture.spec(Architecture::Amd64);
+    let service = spec.service(&request, UID);
+    let policy = spec.network_policy(&request, UID);
+    for ports in [&service["spec"]["ports"], &policy["spec"]["ingress"][0]["ports"]] {
+        assert_eq!(
+            (&ports[0]["protocol"], &ports[1]["protocol"]),
+            (&json!("TCP"), &json!("UDP"))
+        );
+    }
 }
 
 #[test]
@@ -138,6 +212,7 @@ fn nothing_blocks_a_deletion() {
     let objects = [
         spec.job().unwrap(),
         spec.service(&service_request(), UID),
+        spec.network_policy(&guarded_request(), UID),
         json!({"metadata": spec.config_map_metadata(UID)}),
     ];
     for object in &objects {

@@ -30,7 +30,6 @@ use crate::cluster::{
     lease::{self, LeasePhase, LeaseTerms},
     names::ObjectRef,
     options::AgentSource,
-    service::ServiceError,
     upload::{Completion, Upload},
     wait::{self, StartWatch},
 };
@@ -68,8 +67,9 @@ enum Signal {
     Pod(Box<Change<Pod>>),
     Event(Box<Change<Event>>),
     Uploaded(Result<(), ApiError>),
-    /// The Service leads to the new Job, if one is wanted; in a succession the older Jobs are deleted.
-    Service(Result<Option<Box<Service>>, ServiceError>),
+    /// The Service leads to the new Job, if one is wanted, and its NetworkPolicy was made before; in a succession the
+    /// older Jobs are deleted.
+    Service(Result<Option<Box<Service>>, Box<StartError>>),
 }
 
 /// The Job that was posted.

@@ -38,6 +38,10 @@ pub(super) async fn prepare(
     let namespace = footprint.namespace();
     let needs = Needs {
         expose: request.service.is_some(),
+        allow_from: request
+            .service
+            .as_ref()
+            .is_some_and(|service| !service.allow_from.is_empty()),
     };
     let (granted, identity, architecture, events_from, service) = tokio::join!(
         rights::check(server, namespace, needs),

@@ -3,7 +3,8 @@
 //! ```text
 //!   is the Job before still there?  yes: the next generation's names     no: its names again
 //!   POST job, ConfigMap             as in a start, without access review and dry run
-//!   its uid is known                Service moves over by one patch, or is made anew if it is gone
+//!   its uid is known                its NetworkPolicy is made, if the session has one
+//!                                   Service moves over by one patch, or is made anew if it is gone
 //!                                   then the older Jobs are deleted, and the Service looked at again
 //!   event Started (or status Running): done, exec now
 //! ```

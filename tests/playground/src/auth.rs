@@ -98,6 +98,7 @@ impl Rights {
             ),
             Rule::new("batch", "jobs", write),
             Rule::new("discovery.k8s.io", "endpointslices", read),
+            Rule::new("networking.k8s.io", "networkpolicies", write),
         ];
         Self::In {
             namespaces: namespaces.iter().map(|&ns| ns.to_owned()).collect(),

@@ -27,11 +27,13 @@ pub enum Resource {
     Job,
     /// `discovery.k8s.io/v1` `EndpointSlice`.
     EndpointSlice,
+    /// `networking.k8s.io/v1` `NetworkPolicy`, stored only: nothing here enforces one.
+    NetworkPolicy,
 }
 
 impl Resource {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Namespace,
         Self::Pod,
         Self::ConfigMap,
@@ -43,6 +45,7 @@ impl Resource {
         Self::ServiceAccount,
         Self::Job,
         Self::EndpointSlice,
+        Self::NetworkPolicy,
     ];
 
     /// Group, version, plural, kind.
@@ -59,6 +62,7 @@ impl Resource {
             Self::ServiceAccount => ("", "v1", "serviceaccounts", "ServiceAccount"),
             Self::Job => ("batch", "v1", "jobs", "Job"),
             Self::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
+            Self::NetworkPolicy => ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
         }
     }
 

@@ -89,7 +89,9 @@ impl Services {
     /// Binds the ports that have endpoints and unbinds the others.
     fn listen(&mut self, world: &Arc<World>, service: &Value, address: Ipv4Addr) {
         let pods = ready_pods(world, service);
-        for port in service["spec"]["ports"].as_array().into_iter().flatten() {
+        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+        // The same number may be a UDP port as well, which is not relayed.
+        for port in ports.filter(|port| port["protocol"] != "UDP") {
             let Some(number) = port["port"]
                 .as_u64()
                 .and_then(|number| u16::try_from(number).ok())
@@ -98,7 +100,7 @@ impl Services {
             };
             let key = (object::uid(service).to_owned(), number);
             let targets: Vec<SocketAddr> = pods.iter().filter_map(|pod| target(pod, port)).collect();
-            if targets.is_empty() || port["protocol"] == "UDP" {
+            if targets.is_empty() {
                 self.relays.remove(&key);
                 continue;
             }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, api::ListParams};
+use serde_json::Value;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -16,10 +17,13 @@ use super::{
 };
 use crate::cluster::{
     agent::{Agent, AgentService},
+    client::ApiServer,
     failure::{Failure, FailureKind},
     follow::Change,
+    footprint::Footprint,
     manifest::AgentSpec,
     names::{AGENT_IMAGE_PATH, AGENT_PATH},
+    network_policy,
     options::AgentSource,
     service::{self, ServiceError},
     wait::{self, StartWatch, Verdict},
@@ -35,6 +39,46 @@ enum Wanted {
     NotYet,
     Requested,
     Created(AgentService),
+}
+
+/// The way to the pod for callers in the cluster.
+struct Entrance {
+    server: ApiServer,
+    footprint: Footprint,
+    job_name: String,
+    policy: Option<Value>,
+    service: Option<Value>,
+    /// The Service may be there, and older Jobs are.
+    succeeds: bool,
+}
+
+impl Entrance {
+    async fn make(self) -> Result<Option<Service>, StartError> {
+        let namespace = self.footprint.namespace();
+        if let Some(policy) = self.policy {
+            network_policy::create(&self.server, namespace, policy)
+                .await
+                .map_err(|error| refused("networkpolicy", &self.job_name, error))?;
+        }
+        let name = self
+            .service
+            .as_ref()
+            .and_then(|service| service["metadata"]["name"].as_str());
+        let name = name.unwrap_or_default().to_owned();
+        let made = match self.service {
+            service if self.succeeds => {
+                succession::hand_over(&self.server, &self.footprint, &self.job_name, service).await
+            }
+            Some(service) => service::create(&self.server, namespace, service).await.map(Some),
+            None => Ok(None),
+        };
+        made.map_err(|error| match error {
+            ServiceError::Api(error) => refused("service", &name, error),
+            ServiceError::Foreign { .. } | ServiceError::Taken { .. } | ServiceError::Stuck { .. } => {
+                error.into()
+            }
+        })
+    }
 }
 
 /// The waiting part of an attempt.
@@ -134,14 +178,7 @@ impl<'a> Run<'a> {
                 Verdict::Waiting
             }
             Signal::Service(result) => {
-                let service = result.map_err(|error| {
-                    if let ServiceError::Api(error) = error {
-                        refused("service", self.service_name(), error)
-                    } else {
-                        error.into()
-                    }
-                })?;
-                self.service = match service {
+                self.service = match result.map_err(|error| *error)? {
                     Some(service) => Wanted::Created(service::describe(&service)),
                     None => Wanted::Nothing,
                 };
@@ -169,15 +206,6 @@ impl<'a> Run<'a> {
     fn may_get_room(&self) -> bool {
         let succession = self.attempt.starter.succession;
         succession.is_some_and(|succession| Instant::now() < succession.quota_until)
-    }
-
-    fn service_name(&self) -> &str {
-        self.attempt
-            .starter
-            .request
-            .service
-            .as_ref()
-            .map_or("", |service| &service.name)
     }
 
     /// Also the safety net for a watch that was cut while its pod was deleted.
@@ -215,29 +243,37 @@ impl<'a> Run<'a> {
     }
 
     /// Asks for the Service when the Job is final: with the pod's node, or at once in a succession,
-    /// where the Service is to leave a Job that may go.
+    /// where the Service is to leave a Job that may go. Before it comes the NetworkPolicy, if one is
+    /// wanted, so that the Service never leads to a pod that others may reach.
     fn request_service(&mut self, tasks: &mut JoinSet<()>, signal_tx: &mpsc::Sender<Signal>) {
         let starter = self.attempt.starter;
         let due = starter.succession.is_some() || self.watch.pod().is_some_and(|pod| pod.scheduled);
         if !matches!(self.service, Wanted::NotYet) || !due {
             return;
         }
-        let manifest = starter.request.service.as_ref().map(|wanted| {
-            starter.footprint.service_requested(&wanted.name);
-            self.attempt.spec.get().service(wanted, &self.job.uid)
-        });
-        let (server, footprint) = (starter.server.clone(), starter.footprint.clone());
-        let job_name = self.job.name.clone();
-        let succeeds = starter.succession.is_some();
+        let spec = self.attempt.spec.get();
+        let entrance = Entrance {
+            server: starter.server.clone(),
+            footprint: starter.footprint.clone(),
+            job_name: self.job.name.clone(),
+            policy: starter
+                .request
+                .service
+                .as_ref()
+                .filter(|wanted| !wanted.allow_from.is_empty())
+                .map(|wanted| {
+                    starter.footprint.network_policy_requested();
+                    spec.network_policy(wanted, &self.job.uid)
+                }),
+            service: starter.request.service.as_ref().map(|wanted| {
+                starter.footprint.service_requested(&wanted.name);
+                spec.service(wanted, &self.job.uid)
+            }),
+            succeeds: starter.succession.is_some(),
+        };
         let signal_tx = signal_tx.clone();
         tasks.spawn(async move {
-            let result = match manifest {
-                _ if succeeds => succession::hand_over(&server, &footprint, &job_name, manifest).await,
-                Some(manifest) => service::create(&server, footprint.namespace(), manifest)
-                    .await
-                    .map(Some),
-                None => Ok(None),
-            };
+            let result = entrance.make().await.map_err(Box::new);
             // A receiver that is gone needs no result.
             let result = result.map(|service| service.map(Box::new));
             drop(signal_tx.send(Signal::Service(result)).await);

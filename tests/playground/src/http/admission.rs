@@ -77,6 +77,7 @@ pub(crate) fn prepare(
         | Resource::ResourceQuota
         | Resource::ServiceAccount
         | Resource::EndpointSlice => Ok(()),
+        Resource::NetworkPolicy => check_network_policy(object),
     }
 }
 
@@ -133,6 +134,7 @@ pub(crate) fn check_change(resource: Resource, before: &Value, after: &mut Value
         | Resource::ServiceAccount
         | Resource::Job
         | Resource::EndpointSlice => Ok(()),
+        Resource::NetworkPolicy => check_network_policy(after),
     }
 }
 
@@ -202,6 +204,20 @@ fn check_config_map(object: &Value) -> Result<(), Refusal> {
         "[]",
         "FieldValueTooLong",
         &text,
+    ))
+}
+
+/// Without a selector for pods it is no policy; an empty one would be, for all of them.
+fn check_network_policy(policy: &Value) -> Result<(), Refusal> {
+    if policy["spec"]["podSelector"].is_object() {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        Resource::NetworkPolicy,
+        object::name(policy),
+        "spec.podSelector",
+        "FieldValueRequired",
+        "Required value",
     ))
 }
 
@@ -297,6 +313,7 @@ fn prepare_service(world: &World, service: &mut Value, dry_run: bool) -> Result<
         port.entry("protocol").or_insert_with(|| json!("TCP"));
         port.entry("targetPort").or_insert(number);
     }
+    check_ports_differ(service)?;
     let spec = object::map_at(service, "spec");
     spec.entry("type").or_insert_with(|| json!("ClusterIP"));
     spec.entry("sessionAffinity").or_insert_with(|| json!("None"));
@@ -316,6 +333,37 @@ fn prepare_service(world: &World, service: &mut Value, dry_run: bool) -> Result<
     })?;
     service["spec"]["clusterIP"] = json!(address);
     service["spec"]["clusterIPs"] = json!([address]);
+    Ok(())
+}
+
+/// A name may be used once, and a number once a protocol.
+fn check_ports_differ(service: &Value) -> Result<(), Refusal> {
+    let ports = service["spec"]["ports"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    for (index, port) in ports.iter().enumerate() {
+        let number = |port: &Value| (port["port"].clone(), port["protocol"].clone());
+        let field = if !matches!(port["protocol"].as_str(), Some("TCP" | "UDP" | "SCTP")) {
+            ("protocol", "FieldValueNotSupported", "Unsupported value")
+        } else if ports[..index].iter().any(|other| number(other) == number(port)) {
+            ("port", "FieldValueDuplicate", "Duplicate value")
+        } else if port["name"].is_string() && ports[..index].iter().any(|other| other["name"] == port["name"])
+        {
+            ("name", "FieldValueDuplicate", "Duplicate value")
+        } else {
+            continue;
+        };
+        let (field, reason, text) = field;
+        let field = format!("spec.ports[{index}].{field}");
+        return Err(Refusal::invalid(
+            Resource::Service,
+            object::name(service),
+            &field,
+            reason,
+            text,
+        ));
+    }
     Ok(())
 }
 

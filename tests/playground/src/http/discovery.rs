@@ -33,6 +33,7 @@ fn groups() -> Value {
     let names = [
         "batch",
         "discovery.k8s.io",
+        "networking.k8s.io",
         "authentication.k8s.io",
         "authorization.k8s.io",
     ];
@@ -50,6 +51,7 @@ fn short_names(resource: Resource) -> &'static [&'static str] {
         Resource::LimitRange => &["limits"],
         Resource::ResourceQuota => &["quota"],
         Resource::ServiceAccount => &["sa"],
+        Resource::NetworkPolicy => &["netpol"],
         Resource::Secret | Resource::Job | Resource::EndpointSlice => &[],
     }
 }

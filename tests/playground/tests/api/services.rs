@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tunnel_playground::{HTTP_PORT, LATE_REPLY, Options, Playground, TCP_PORT};
+use tunnel_playground::{HTTP_PORT, LATE_REPLY, Options, Playground, Resource, TCP_PORT};
 
 use crate::support::{DEADLINE, Stage};
 
@@ -121,6 +122,83 @@ async fn a_service_follows_its_pod_and_its_names_are_in_the_hosts_file() {
         }
     };
     timeout(DEADLINE, closed).await.expect("the port stays open");
+}
+
+#[tokio::test]
+async fn a_number_is_one_port_a_protocol_and_only_tcp_is_relayed() {
+    let stage = Stage::start().await;
+    let services: Api<Service> = Api::namespaced(stage.client.clone(), "dev");
+    let service = |second: Value| -> Service {
+        let first = json!({"name": "a", "port": 9001, "targetPort": TCP_PORT});
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "both"},
+            "spec": {"selector": {"app": "both"}, "ports": [first, second]},
+        });
+        serde_json::from_value(object).unwrap()
+    };
+    for (second, field) in [
+        (json!({"name": "b", "port": 9001}), "spec.ports[1].port"),
+        (json!({"name": "a", "port": 9002}), "spec.ports[1].name"),
+        (
+            json!({"name": "b", "port": 9002, "protocol": "QUIC"}),
+            "spec.ports[1].protocol",
+        ),
+    ] {
+        let error = services.create(&PostParams::default(), &service(second)).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+    let udp = json!({"name": "b", "port": 9001, "protocol": "UDP"});
+    services
+        .create(&PostParams::default(), &service(udp))
+        .await
+        .unwrap();
+    let image =
+        json!({"template": {"spec": {"containers": [{"name": "agent", "image": "playground/echo"}]}}});
+    stage.create_job("both", &[], &image).await;
+    stage
+        .until("a ready endpoint", |all| {
+            all.iter()
+                .any(|(_, object)| object["endpoints"][0]["conditions"]["ready"] == true)
+        })
+        .await;
+    let address = stage.playground.service_address("dev", "both").unwrap();
+    assert_eq!(exchange(address, 9001, "hello").await, "hello");
+}
+
+#[tokio::test]
+async fn a_network_policy_is_kept_and_goes_with_its_owner() {
+    let stage = Stage::start().await;
+    let policies: Api<NetworkPolicy> = Api::namespaced(stage.client.clone(), "dev");
+    let policy = |owner: &str, spec: Value| -> NetworkPolicy {
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": owner});
+        let metadata = json!({"name": "p", "ownerReferences": [owner]});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    };
+    let refused = policies
+        .create(&PostParams::default(), &policy("x", Value::Null))
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("podSelector"));
+    let image =
+        json!({"template": {"spec": {"containers": [{"name": "agent", "image": "playground/echo"}]}}});
+    let owner = stage.create_job("owner", &[], &image).await;
+    let spec = json!({"podSelector": {"matchLabels": {"app": "owner"}}, "policyTypes": ["Ingress"]});
+    let uid = owner.metadata.uid.unwrap();
+    policies
+        .create(&PostParams::default(), &policy(&uid, spec))
+        .await
+        .unwrap();
+    assert_eq!(
+        policies.list(&ListParams::default()).await.unwrap().items.len(),
+        1
+    );
+    let jobs: Api<k8s_openapi::api::batch::v1::Job> = Api::namespaced(stage.client.clone(), "dev");
+    jobs.delete("owner", &DeleteParams::background()).await.unwrap();
+    stage
+        .until("no policy", |all| {
+            all.iter().all(|(key, _)| key.resource != Resource::NetworkPolicy)
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -1,0 +1,229 @@
+//! The local program: dialling it, and the connection to it.
+//!
+//! It knows TCP and unix sockets and makes one type of both. A reset exists on TCP only: when a connection to a unix
+//! socket ends early, for whatever reason, it is just closed, and the program sees an end of file. Likewise a program
+//! behind a unix socket that dies looks like one that has finished, unless it left bytes unread.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tunnel_wire::error::{Refusal, RefusalCode};
+
+use crate::cli::port::Program;
+
+/// How long the local program's address may take to accept. A program that is down refuses at once; this
+/// bounds a host that does not answer at all, so that the caller is reset within a second.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// A connection to a local program.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// Dials the program and sends it `header`, which may be empty.
+pub(super) async fn dial(program: &Program, header: &[u8]) -> Result<Connection, Refusal> {
+    let dialled = timeout(DIAL_TIMEOUT, async {
+        let mut connection = connect(program).await?;
+        connection.write_all(header).await?;
+        Ok(connection)
+    });
+    dialled
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| refusal(program, &error))
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most errors have no code of their own"
+)]
+fn refusal(program: &Program, error: &io::Error) -> Refusal {
+    let code = match error.kind() {
+        // A socket that is not there is a port nobody listens on.
+        io::ErrorKind::NotFound if matches!(program, Program::Unix(_)) => RefusalCode::ConnectionRefused,
+        io::ErrorKind::ConnectionRefused => RefusalCode::ConnectionRefused,
+        io::ErrorKind::TimedOut => RefusalCode::TimedOut,
+        _ => RefusalCode::Other,
+    };
+    Refusal::new(code, format!("dial {program} on the laptop: {error}"))
+}
+
+async fn connect(program: &Program) -> io::Result<Connection> {
+    match program {
+        Program::Port { host, port } => {
+            let connection = dial_each(host, *port).await?;
+            connection.set_nodelay(true)?;
+            Ok(Connection::Tcp(connection))
+        }
+        Program::Unix(path) => connect_unix(path).await,
+    }
+}
+
+#[cfg(unix)]
+async fn connect_unix(path: &Path) -> io::Result<Connection> {
+    UnixStream::connect(path).await.map(Connection::Unix)
+}
+
+#[cfg(not(unix))]
+async fn connect_unix(_: &Path) -> io::Result<Connection> {
+    std::future::ready(Err(io::ErrorKind::Unsupported.into())).await
+}
+
+async fn dial_each(host: &str, port: u16) -> io::Result<TcpStream> {
+    // `localhost` is both families whatever the hosts file says: a program may listen on either.
+    let addresses: Vec<SocketAddr> = if host == "localhost" {
+        vec![
+            (Ipv4Addr::LOCALHOST, port).into(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ]
+    } else {
+        tokio::net::lookup_host((host, port)).await?.collect()
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(connection) => return Ok(connection),
+            // A machine without IPv6 must not hide that nothing listens on IPv4.
+            Err(error) if last.kind() == io::ErrorKind::ConnectionRefused => drop(error),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+impl Connection {
+    /// Whether the system sends a reset when the connection is dropped, or delivers what it still holds.
+    pub(super) fn reset_on_close(&self, reset: bool) {
+        match self {
+            // It may be reset already; then there is nothing to do.
+            Self::Tcp(connection) => {
+                let linger = reset.then_some(Duration::ZERO);
+                drop(socket2::SockRef::from(connection).set_linger(linger));
+            }
+            #[cfg(unix)]
+            Self::Unix(_) => {}
+        }
+    }
+}
+
+/// Calls the same method on whichever connection it is.
+macro_rules! either {
+    ($connection:expr, $inner:ident => $call:expr) => {
+        match $connection.get_mut() {
+            Connection::Tcp($inner) => $call,
+            #[cfg(unix)]
+            Connection::Unix($inner) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => Pin::new(inner).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, inner => Pin::new(inner).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => Pin::new(inner).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => Pin::new(inner).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    fn program(text: &str) -> Program {
+        text.parse::<crate::cli::port::PortSpec>().unwrap().program
+    }
+
+    #[tokio::test]
+    async fn localhost_is_both_families() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address).await else {
+                continue;
+            };
+            let port = listener.local_addr().unwrap().port();
+            let program = program(&port.to_string());
+            let (dialled, accepted) = tokio::join!(dial(&program, b""), listener.accept());
+            dialled.unwrap();
+            accepted.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_down_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let refusal = dial(&program(&port.to_string()), b"").await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::ConnectionRefused);
+        assert!(refusal.detail.contains(&format!("localhost:{port}")), "{refusal}");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_unix_socket_gets_the_header_first_and_half_closes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let program = Program::Unix(path);
+        let (dialled, accepted) = tokio::join!(dial(&program, b"header "), listener.accept());
+        let (mut ours, (mut theirs, _)) = (dialled.unwrap(), accepted.unwrap());
+        ours.reset_on_close(true);
+        ours.write_all(b"request").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut request = String::new();
+        theirs.read_to_string(&mut request).await.unwrap();
+        assert_eq!(request, "header request");
+        theirs.write_all(b"reply").await.unwrap();
+        drop(theirs);
+        let mut reply = String::new();
+        ours.read_to_string(&mut reply).await.unwrap();
+        assert_eq!(reply, "reply");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_unix_socket_that_cannot_be_dialled_is_named_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let (absent, stale) = (folder.path().join("absent"), folder.path().join("stale"));
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        for (path, reason) in [(absent, "No such file"), (stale, "refused")] {
+            let refusal = dial(&Program::Unix(path.clone()), b"").await.unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::ConnectionRefused);
+            assert!(
+                refusal.detail.contains(&format!("unix:{}", path.display())),
+                "{refusal}"
+            );
+            assert!(refusal.detail.contains(reason), "{refusal}");
+        }
+        let denied = refusal(
+            &Program::Unix("/run/x".into()),
+            &io::ErrorKind::PermissionDenied.into(),
+        );
+        assert_eq!(denied.detail, "dial unix:/run/x on the laptop: permission denied");
+    }
+}
