@@ -25,13 +25,17 @@ pub enum Resource {
     ServiceAccount,
     /// `batch/v1` Job.
     Job,
+    /// `apps/v1` Deployment, stored only: nobody makes pods for it.
+    Deployment,
+    /// `apps/v1` `StatefulSet`, stored only.
+    StatefulSet,
     /// `discovery.k8s.io/v1` `EndpointSlice`.
     EndpointSlice,
 }
 
 impl Resource {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::Pod,
         Self::ConfigMap,
@@ -42,6 +46,8 @@ impl Resource {
         Self::ResourceQuota,
         Self::ServiceAccount,
         Self::Job,
+        Self::Deployment,
+        Self::StatefulSet,
         Self::EndpointSlice,
     ];
 
@@ -58,6 +64,8 @@ impl Resource {
             Self::ResourceQuota => ("", "v1", "resourcequotas", "ResourceQuota"),
             Self::ServiceAccount => ("", "v1", "serviceaccounts", "ServiceAccount"),
             Self::Job => ("batch", "v1", "jobs", "Job"),
+            Self::Deployment => ("apps", "v1", "deployments", "Deployment"),
+            Self::StatefulSet => ("apps", "v1", "statefulsets", "StatefulSet"),
             Self::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
         }
     }

@@ -76,6 +76,8 @@ pub(crate) fn prepare(
         | Resource::LimitRange
         | Resource::ResourceQuota
         | Resource::ServiceAccount
+        | Resource::Deployment
+        | Resource::StatefulSet
         | Resource::EndpointSlice => Ok(()),
     }
 }
@@ -132,6 +134,8 @@ pub(crate) fn check_change(resource: Resource, before: &Value, after: &mut Value
         | Resource::ResourceQuota
         | Resource::ServiceAccount
         | Resource::Job
+        | Resource::Deployment
+        | Resource::StatefulSet
         | Resource::EndpointSlice => Ok(()),
     }
 }

@@ -31,6 +31,7 @@ fn groups() -> Value {
         json!({"name": name, "versions": [version], "preferredVersion": version})
     };
     let names = [
+        "apps",
         "batch",
         "discovery.k8s.io",
         "authentication.k8s.io",
@@ -50,12 +51,17 @@ fn short_names(resource: Resource) -> &'static [&'static str] {
         Resource::LimitRange => &["limits"],
         Resource::ResourceQuota => &["quota"],
         Resource::ServiceAccount => &["sa"],
+        Resource::Deployment => &["deploy"],
+        Resource::StatefulSet => &["sts"],
         Resource::Secret | Resource::Job | Resource::EndpointSlice => &[],
     }
 }
 
 fn categories(resource: Resource) -> &'static [&'static str] {
-    if matches!(resource, Resource::Pod | Resource::Service | Resource::Job) {
+    if matches!(
+        resource,
+        Resource::Pod | Resource::Service | Resource::Job | Resource::Deployment | Resource::StatefulSet
+    ) {
         &["all"]
     } else {
         &[]
