@@ -297,5 +297,7 @@ fn singular(kind: TargetKind) -> &'static str {
     }
 }
 
+// The playground is for Linux only.
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
