@@ -9,7 +9,7 @@
 //! | [`rights`], [`identity`], [`upload`], [`start`], [`wait`], [`failure`], [`service`], [`network_policy`] | from nothing to a running agent |
 //! | [`lease`], [`watch`], [`follow`], [`crash_log`] | while it runs, and why it stopped |
 //! | [`end`], [`footprint`], [`sweep`] | removing it, now or later |
-//! | [`exec`], [`port_forward`] | a command in the pod, or a port of it, as a byte pipe |
+//! | [`exec`], [`port_forward`], [`messages`] | a command in the pod, or a port of it, as a byte pipe |
 //! | [`upstream`] | from the targets of `forward` to what is dialled |
 //!
 //! It knows no session, no stream and no terminal.
@@ -32,6 +32,7 @@ pub mod kubeconfig;
 pub mod label;
 pub mod lease;
 pub mod manifest;
+pub mod messages;
 pub mod names;
 mod network_policy;
 pub mod options;

@@ -163,6 +163,9 @@ impl Error {
             | Self::Bind(_)
             | Self::Io { .. }
             | Self::Listen { .. }
+            | Self::Upstream(
+                UpstreamError::NotFound { .. } | UpstreamError::NoPort { .. } | UpstreamError::Unfit { .. },
+            )
             | Self::Leftovers(_) => ExitStatus::Failed,
             Self::Access(error) => access_status(error),
             Self::Api(error) | Self::Sweep(SweepError::Api(error)) => api_status(error, ExitStatus::Failed),
@@ -178,7 +181,6 @@ impl Error {
                 | AttachError::Hello { .. } => ExitStatus::NotStarted,
             },
             Self::Upstream(UpstreamError::Api { source, .. }) => api_status(source, ExitStatus::Failed),
-            Self::Upstream(_) => ExitStatus::Failed,
             Self::Lost { .. } | Self::TakenOver => ExitStatus::Lost,
             Self::SecondSignal => ExitStatus::SecondSignal,
         }

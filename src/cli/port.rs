@@ -17,24 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// What a port carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
-pub enum Protocol {
-    /// Streams of bytes.
-    #[default]
-    Tcp,
-    /// Datagrams.
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
+pub use tunnel_wire::Protocol;
 
 /// One exposed port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +28,6 @@ pub struct PortSpec {
     pub protocol: Protocol,
     /// Who answers.
     pub program: Program,
-}
-
-/// What a port speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Protocol {
-    /// Connections.
-    #[default]
-    Tcp,
-    /// Datagrams.
-    Udp,
 }
 
 /// A program on the laptop, or one that the laptop can reach.
@@ -236,39 +209,11 @@ fn check_socket(_: &Path) -> std::io::Result<()> {
     Err(std::io::Error::other("this system has no unix sockets"))
 }
 
-impl Protocol {
-    fn from_word(word: &str) -> Option<Self> {
-        match word {
-            "tcp" => Some(Self::Tcp),
-            "udp" => Some(Self::Udp),
-            _ => None,
-        }
-    }
-
-    /// As Kubernetes spells it.
-    #[must_use]
-    pub fn in_manifest(self) -> &'static str {
-        match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        }
-    }
-}
-
 impl PortSpec {
     /// The local program as messages name it: `host:port`, with brackets where needed, or `unix:PATH`.
     #[must_use]
     pub fn local_address(&self) -> String {
         self.program.to_string()
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
     }
 }
 

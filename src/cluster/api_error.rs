@@ -306,7 +306,7 @@ fn http_reason(code: u16) -> String {
 }
 
 /// One line of at most [`MAX_SHOWN`] characters.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(MAX_SHOWN) {
         line.truncate(end);

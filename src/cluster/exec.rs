@@ -1,9 +1,8 @@
 //! Exec over WebSocket as a byte pipe: one command in the agent's container, its stdin and stdout.
 //!
-//! Not `Api::exec`, which moves 1 KiB at a time through one select loop. Two tasks of our own over the raw
-//! WebSocket: one reads without pause, one writes what it is given. Messages are binary, one channel byte
-//! and at most 32 KiB, never fragmented (the API server takes a continuation frame for a new message).
-//! The tasks end when both pipes are dropped, on a dead line too, or with the [`Monitor`]. What travels inside is none of this file's business.
+//! Not `Api::exec`, which moves 1 KiB at a time through one select loop, but two tasks of our own over the raw
+//! WebSocket ([`super::messages`]). They end when both pipes are dropped, on a dead line too, or with the
+//! [`Monitor`]. What travels inside is none of this file's business.
 //!
 //! | channel | is |
 //! |---|---|
@@ -12,38 +11,19 @@
 //! | 2 | stderr: the agent's log, line by line |
 //! | 3 | the end status, a JSON `Status`; without it the transport was lost, the command did not end |
 
-use std::io;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, Stream, StreamExt};
+use bytes::BytesMut;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_util::io::StreamReader;
-use tokio_util::sync::{CancellationToken, PollSender};
 
-/// Payload of one message: what every hop between API server and runtime passes on uncut.
-const MESSAGE: usize = 32 * 1024;
-
-/// Messages that wait between a task and the pipe's user, each way.
-const QUEUE: usize = 8;
+use super::messages::{self, Incoming, IncomingTx, Outgoing, Source};
 
 /// Log lines that wait for their reader; more are dropped rather than stop the data.
 const LOG_QUEUE: usize = 256;
 
 /// Longest log line kept, in bytes.
 const LOG_LINE: usize = 16 * 1024;
-
-/// How long an exec that is given up may take to say its last and to close.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -137,34 +117,14 @@ pub async fn exec(client: &kube::Client, command: &Command<'_>) -> Result<Exec, 
         .body(Vec::new())
         .map_err(kube::Error::HttpError)?;
     let websocket = client.connect(request).await?.into_stream();
-    let (sink, source) = websocket.split();
-    let (stdout_tx, stdout_rx) = mpsc::channel(QUEUE);
-    let (stdin_tx, stdin_rx) = mpsc::channel(QUEUE);
     let (log_tx, log_rx) = mpsc::channel(LOG_QUEUE);
     let (end_tx, end_rx) = watch::channel(None);
-    let mut tasks = JoinSet::new();
-    let over = CancellationToken::new();
-    let reading_ends = over.clone().drop_guard();
-    tasks.spawn(async move {
-        let _reading_ends = reading_ends;
-        read(source, stdout_tx, log_tx, end_tx).await;
-    });
-    tasks.spawn(async move {
-        // A line that takes nothing more must not keep the socket of an exec that is given up.
-        let last_words = async {
-            over.cancelled().await;
-            tokio::time::sleep(LAST_WORDS).await;
-        };
-        tokio::select! {
-            () = write(sink, stdin_rx) => {}
-            () = last_words => {}
-        }
+    let (stdout, stdin, tasks) = messages::start(websocket, STDIN, |source, stdout_tx| {
+        read(source, stdout_tx, log_tx, end_tx)
     });
     Ok(Exec {
-        stdout: StreamReader::new(Chunks(stdout_rx)),
-        stdin: Stdin {
-            messages: PollSender::new(stdin_tx),
-        },
+        stdout,
+        stdin,
         monitor: Monitor {
             end_rx,
             log_rx,
@@ -197,44 +157,15 @@ fn uri(command: &Command<'_>) -> String {
 }
 
 async fn read<S>(
-    mut source: SplitStream<WebSocketStream<S>>,
-    stdout_tx: mpsc::Sender<io::Result<Bytes>>,
+    mut source: Source<S>,
+    stdout_tx: IncomingTx,
     log_tx: mpsc::Sender<String>,
     end_tx: watch::Sender<Option<ExecEnd>>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut log = LogLines::default();
-    // Once nobody reads any more the log and the status may still come; on a dead line nothing else ends this.
-    let nobody_reads = {
-        let stdout_tx = stdout_tx.clone();
-        async move {
-            stdout_tx.closed().await;
-            tokio::time::sleep(LAST_WORDS).await;
-        }
-    };
-    let mut nobody_reads = pin!(nobody_reads);
-    loop {
-        let message = tokio::select! {
-            message = source.next() => message,
-            () = &mut nobody_reads => break,
-        };
-        let Some(message) = message else { break };
-        let mut payload = match message {
-            Ok(Message::Binary(payload)) => payload,
-            Ok(Message::Close(_)) => break,
-            Ok(_) => continue,
-            Err(error) => {
-                // Nobody may be left to read it: then the pipe is over anyway.
-                drop(stdout_tx.send(Err(transport_error(error))).await);
-                break;
-            }
-        };
-        // A channel byte alone only says that the channel exists.
-        if payload.len() < 2 {
-            continue;
-        }
-        let channel = payload.split_to(1)[0];
+    while let Some((channel, payload)) = source.next().await {
         match channel {
             STDOUT => {
                 let sent = stdout_tx.send(Ok(payload)).await;
@@ -252,93 +183,11 @@ async fn read<S>(
     log.finish(&log_tx);
 }
 
-/// In our words where a library's would only puzzle: an end without the closing handshakes of WebSocket and TLS.
-fn transport_error(error: Error) -> io::Error {
-    let cut = matches!(&error, Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof)
-        || matches!(
-            error,
-            Error::ConnectionClosed
-                | Error::AlreadyClosed
-                | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
-        );
-    if cut {
-        let text = "the API server or something before it ended the connection";
-        return io::Error::new(io::ErrorKind::UnexpectedEof, text);
-    }
-    if let Error::Io(error) = error {
-        error
-    } else {
-        io::Error::other(error)
-    }
-}
-
-async fn write<S>(mut sink: SplitSink<WebSocketStream<S>, Message>, mut stdin_rx: mpsc::Receiver<Bytes>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    // An error here is seen by the reading task as well, which reports it.
-    while let Some(message) = stdin_rx.recv().await {
-        if sink.feed(Message::Binary(message)).await.is_err() {
-            return;
-        }
-        // What is at hand goes into one flush.
-        while let Ok(message) = stdin_rx.try_recv() {
-            if sink.feed(Message::Binary(message)).await.is_err() {
-                return;
-            }
-        }
-        if sink.flush().await.is_err() {
-            return;
-        }
-    }
-    // The pipe's user let go of stdin: a close frame ends the exec.
-    drop(sink.close().await);
-}
-
 /// The command's stdout as a reader.
-pub type Stdout = StreamReader<Chunks, Bytes>;
-
-/// The pieces behind [`Stdout`].
-#[derive(Debug)]
-pub struct Chunks(mpsc::Receiver<io::Result<Bytes>>);
-
-impl Stream for Chunks {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
-    }
-}
+pub type Stdout = Incoming;
 
 /// The command's stdin as a writer. Dropping it closes the WebSocket.
-#[derive(Debug)]
-pub struct Stdin {
-    messages: PollSender<Bytes>,
-}
-
-impl AsyncWrite for Stdin {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.messages.poll_reserve(cx)).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        let length = buf.len().min(MESSAGE);
-        let mut message = BytesMut::with_capacity(1 + length);
-        message.put_u8(STDIN);
-        message.put_slice(&buf[..length]);
-        self.messages
-            .send_item(message.freeze())
-            .map_err(|_| io::ErrorKind::BrokenPipe)?;
-        Poll::Ready(Ok(length))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The writing task flushes whenever it has nothing more at hand.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.messages.close();
-        Poll::Ready(Ok(()))
-    }
-}
+pub type Stdin = Outgoing;
 
 /// Cuts the agent's stderr into lines.
 #[derive(Debug, Default)]
@@ -425,23 +274,6 @@ mod tests {
         assert!(matches!(parse_status(b"<html>"), ExecEnd::Failed { message, .. } if message == "<html>"));
     }
 
-    #[test]
-    fn an_end_without_handshakes_is_told_in_our_words() {
-        let cut = io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "peer closed connection, see https://example",
-        );
-        for error in [
-            Error::Io(cut),
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
-        ] {
-            let text = transport_error(error).to_string();
-            assert!(text.ends_with("ended the connection"), "{text}");
-        }
-        let reset = Error::Io(io::ErrorKind::ConnectionReset.into());
-        assert_eq!(transport_error(reset).kind(), io::ErrorKind::ConnectionReset);
-    }
-
     #[tokio::test]
     async fn log_lines_are_cut_at_line_ends_only() {
         let (log_tx, mut log_rx) = mpsc::channel(4);
@@ -453,23 +285,5 @@ mod tests {
         assert_eq!(log_rx.recv().await.as_deref(), Some("{\"level\":\"warn\"}"));
         assert_eq!(log_rx.recv().await.as_deref(), Some("{\"second\":1}"));
         assert_eq!(log_rx.recv().await.as_deref(), Some("the end"));
-    }
-
-    #[tokio::test]
-    async fn writes_become_messages_of_at_most_32_kib() {
-        use tokio::io::AsyncWriteExt;
-        let (stdin_tx, mut stdin_rx) = mpsc::channel(QUEUE);
-        let mut stdin = Stdin {
-            messages: PollSender::new(stdin_tx),
-        };
-        stdin.write_all(&vec![7; 70_000]).await.unwrap();
-        stdin.shutdown().await.unwrap();
-        drop(stdin);
-        let mut lengths = Vec::new();
-        while let Some(message) = stdin_rx.recv().await {
-            assert_eq!(message[0], STDIN);
-            lengths.push(message.len() - 1);
-        }
-        assert_eq!(lengths, [32_768, 32_768, 4_464]);
     }
 }

@@ -142,7 +142,7 @@ impl AgentSpec<'_> {
                 json!({
                     "name": port.name,
                     "port": port.port,
-                    "protocol": port.protocol.in_manifest(),
+                    "protocol": protocol(port.protocol),
                     "targetPort": ServiceRequest::target_port(index),
                 })
             })
@@ -181,7 +181,7 @@ impl AgentSpec<'_> {
             .enumerate()
             .map(|(index, port)| {
                 json!({
-                    "protocol": port.protocol.in_manifest(),
+                    "protocol": protocol(port.protocol),
                     "port": ServiceRequest::target_port(index),
                 })
             })
@@ -380,6 +380,14 @@ fn label_value(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// A port's protocol as Kubernetes spells it.
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
 }
 
 /// Rounded up: less than a second is not nothing.

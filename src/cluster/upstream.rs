@@ -4,15 +4,28 @@
 //! name or address to dial; pods and workloads a [`PodGroup`], of which a pod is chosen for each connection.
 
 mod group;
+mod list;
+mod lookup;
+mod pod;
+mod pods;
+mod service;
+mod slices;
 mod watches;
 
+use std::collections::BTreeMap;
+
 pub use self::group::{ChosenPod, NoPod, PodGroup};
+use self::lookup::{Found, Key, Object};
+use self::pods::{only_number, pick_of_pod, pick_of_workload, unfit};
+use self::service::{pods_behind, port_at_name};
+use self::slices::Slices;
 pub use self::watches::Watches;
+use super::answer::is_forbidden;
 use super::api_error::ApiError;
 use super::client::ApiServer;
 use crate::cli::port::Protocol;
 pub use crate::cli::target::Via;
-use crate::cli::target::{RemotePort, TargetSpec};
+use crate::cli::target::{RemotePort, TargetKind, TargetSpec};
 
 /// One port of one target.
 #[derive(Debug, Clone)]
@@ -105,7 +118,186 @@ fn ports_text(ports: &[String]) -> String {
     format!("it has {}", ports.join(", "))
 }
 
-/// Looks up all targets at once. Creates nothing; the first error in the order of `wanted` is returned.
+/// Looks up all targets at once. Creates nothing.
+///
+/// # Errors
+/// Of all targets that cannot be forwarded to, the first in the order of `wanted`.
 pub async fn resolve(server: &ApiServer, wanted: &[Wanted]) -> Result<Resolved, UpstreamError> {
-    todo!()
+    for one in wanted {
+        check_words(one)?;
+    }
+    let place = |one: &Wanted| Place::of(one, server.namespace());
+    let keys = wanted.iter().filter_map(|one| place(one).key()).collect();
+    let found = lookup::look_up(server, keys).await;
+    let slices = slices::look_up(server, wanted.iter().map(|one| (one, place(one))), &found).await;
+    let mut resolving = Resolving {
+        own_namespace: server.namespace(),
+        found,
+        slices,
+        groups: BTreeMap::new(),
+        warnings: Vec::new(),
+    };
+    let upstreams = wanted
+        .iter()
+        .map(|one| resolving.upstream(one, place(one)))
+        .collect::<Result<_, _>>()?;
+    Ok(Resolved {
+        upstreams,
+        warnings: resolving.warnings,
+    })
 }
+
+/// What no cluster can make good.
+fn check_words(wanted: &Wanted) -> Result<(), UpstreamError> {
+    if wanted.via != Via::Pod {
+        return Ok(());
+    }
+    if matches!(wanted.target.kind, TargetKind::Host | TargetKind::Ip) {
+        return Err(unfit(
+            wanted,
+            "only the agent reaches hosts and addresses; leave --via=pod out",
+        ));
+    }
+    if wanted.protocol == Protocol::Udp {
+        return Err(unfit(
+            wanted,
+            "the API server's port-forward carries TCP only; leave --via=pod out for UDP",
+        ));
+    }
+    Ok(())
+}
+
+/// Where a target is.
+#[derive(Debug, Clone)]
+struct Place {
+    kind: TargetKind,
+    namespace: String,
+    name: String,
+}
+
+impl Place {
+    fn of(wanted: &Wanted, own_namespace: &str) -> Self {
+        let TargetSpec {
+            kind,
+            name,
+            namespace,
+        } = wanted.target.clone();
+        Self {
+            kind,
+            namespace: namespace.unwrap_or_else(|| own_namespace.to_owned()),
+            name,
+        }
+    }
+
+    /// The object to read; `None` for what is none.
+    fn key(self) -> Option<Key> {
+        let Self {
+            kind,
+            namespace,
+            name,
+        } = self;
+        (!matches!(kind, TargetKind::Host | TargetKind::Ip)).then_some(Key {
+            kind,
+            namespace,
+            name,
+        })
+    }
+}
+
+/// All that was read, on its way to upstreams.
+struct Resolving<'a> {
+    own_namespace: &'a str,
+    found: Found,
+    slices: Slices,
+    /// Ports of one target share a group, and so one watch.
+    groups: BTreeMap<Key, PodGroup>,
+    warnings: Vec<String>,
+}
+
+impl Resolving<'_> {
+    fn upstream(&mut self, wanted: &Wanted, place: Place) -> Result<Upstream, UpstreamError> {
+        let Some(key) = place.clone().key() else {
+            let reason = "a host or address has no port names; type a number";
+            let port = only_number(wanted, reason)?;
+            return Ok(Upstream::Name {
+                host: place.name,
+                port,
+            });
+        };
+        let object = match self.found.get(&key) {
+            Some(Ok(Some(object))) => object,
+            Some(Err(error)) => return self.unread(wanted, &key, error.clone()),
+            Some(Ok(None)) | None => {
+                return Err(UpstreamError::NotFound {
+                    kind: singular(key.kind),
+                    name: key.name,
+                    namespace: key.namespace,
+                });
+            }
+        };
+        let (pick, port) = match object {
+            Object::Service(service) if wanted.via == Via::Pod => pods_behind(wanted, service)?,
+            Object::Service(service) => {
+                let slices = self.slices.of(&key, wanted)?;
+                let port = port_at_name(wanted, service, slices)?;
+                return Ok(name(&key, port));
+            }
+            Object::Pod(pod) => (pick_of_pod(wanted, pod)?, wanted.port.clone()),
+            Object::Workload(workload) => (pick_of_workload(wanted, workload)?, wanted.port.clone()),
+        };
+        let group = self
+            .groups
+            .entry(key)
+            .or_insert_with_key(|key| PodGroup::new(wanted.target.to_string(), key.namespace.clone(), pick));
+        Ok(Upstream::Pods {
+            group: group.clone(),
+            port,
+        })
+    }
+
+    /// A Service of another namespace can be dialled although we may not read it.
+    fn unread(&mut self, wanted: &Wanted, key: &Key, error: ApiError) -> Result<Upstream, UpstreamError> {
+        if let (TargetKind::Service, RemotePort::Number(port), Via::Auto | Via::Agent) =
+            (key.kind, &wanted.port, wanted.via)
+            && is_forbidden(&error)
+            && key.namespace != self.own_namespace
+        {
+            self.warnings.push(format!(
+                "services in namespace {} may not be read: whether {} has port {port} is not known",
+                key.namespace, wanted.target
+            ));
+            return Ok(name(key, *port));
+        }
+        Err(UpstreamError::Api {
+            target: wanted.target.to_string(),
+            source: error,
+        })
+    }
+}
+
+/// By its name without the cluster's domain, which is for the pod's resolver to know.
+fn name(key: &Key, port: u16) -> Upstream {
+    Upstream::Name {
+        host: format!("{}.{}.svc", key.name, key.namespace),
+        port,
+    }
+}
+
+fn singular(kind: TargetKind) -> &'static str {
+    match kind {
+        TargetKind::Service => "service",
+        TargetKind::Pod => "pod",
+        TargetKind::Deployment => "deployment",
+        TargetKind::ReplicaSet => "replicaset",
+        TargetKind::StatefulSet => "statefulset",
+        TargetKind::DaemonSet => "daemonset",
+        TargetKind::Job => "job",
+        TargetKind::Host => "host",
+        TargetKind::Ip => "address",
+    }
+}
+
+// The playground is for Linux only.
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests;

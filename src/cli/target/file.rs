@@ -226,7 +226,7 @@ where
 fn word(node: &Spanned<Node>) -> Result<&str, Problem> {
     match &node.value {
         Node::Word(word) => Ok(word),
-        other => Err(problem(
+        other @ (Node::Map(_) | Node::List(_) | Node::Other(_)) => Err(problem(
             node,
             format!("a word is needed here, not {}", other.what()),
         )),
@@ -237,7 +237,7 @@ fn word(node: &Spanned<Node>) -> Result<&str, Problem> {
 fn some_words(node: &Spanned<Node>) -> Result<Vec<(&Spanned<Node>, &str)>, Problem> {
     let nodes = match &node.value {
         Node::List(list) => list.as_slice(),
-        _ => std::slice::from_ref(node),
+        Node::Word(_) | Node::Map(_) | Node::Other(_) => std::slice::from_ref(node),
     };
     let mut words = Vec::new();
     for node in nodes {
@@ -324,15 +324,11 @@ mod tests {
 
     fn print(targets: &[FileTarget]) -> Vec<String> {
         let line = |entry: &FileTarget| {
-            let ports: Vec<String> = entry.ports.iter().map(ToString::to_string).collect();
-            let mut line = format!("{} {}", entry.target, ports.join(" "));
-            if let Some(via) = entry.via {
-                line.push_str(&format!(" via {via:?}"));
-            }
-            for address in &entry.address {
-                line.push_str(&format!(" at {address}"));
-            }
-            line
+            let mut words = vec![entry.target.to_string()];
+            words.extend(entry.ports.iter().map(ToString::to_string));
+            words.extend(entry.via.map(|via| format!("via {via:?}")));
+            words.extend(entry.address.iter().map(|address| format!("at {address}")));
+            words.join(" ")
         };
         targets.iter().map(line).collect()
     }
@@ -373,7 +369,7 @@ mod tests {
     #[test]
     fn mistakes_are_told_with_their_place() {
         for (text, expected) in [
-            ("", "no targets"),
+            ("", "the file is empty"),
             ("[]", "t.yaml:1:1: no targets"),
             ("web", "t.yaml:1:1: the file is a word"),
             ("target: []", "t.yaml:1:1: unknown key `target`"),

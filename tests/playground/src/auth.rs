@@ -97,6 +97,7 @@ impl Rights {
                 read,
             ),
             Rule::new("batch", "jobs", write),
+            Rule::new("apps", "deployments statefulsets replicasets daemonsets", write),
             Rule::new("discovery.k8s.io", "endpointslices", read),
             Rule::new("networking.k8s.io", "networkpolicies", write),
         ];

@@ -7,21 +7,16 @@ mod session;
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::status::Refusal;
-use crate::http::{Answer, Body, Call, full};
+use crate::http::{Answer, Call};
 use crate::object;
 use crate::resource::Resource;
 use crate::store::Key;
+use crate::websocket::{V4, V5, negotiate, switching_protocols};
 use crate::world::World;
 use session::{Session, Streams};
-
-const V5: &str = "v5.channel.k8s.io";
-const V4: &str = "v4.channel.k8s.io";
 
 /// Answers an exec request; the session runs as a task of its own.
 pub(crate) fn upgrade(world: &Arc<World>, call: Call) -> Answer {
@@ -54,7 +49,12 @@ pub(crate) fn upgrade(world: &Arc<World>, call: Call) -> Answer {
             "you must specify at least 1 of stdin, stdout, stderr",
         ));
     }
-    let (protocol, accept) = negotiate(&call, world.options.exec_v4_only)?;
+    let known: &[&'static str] = if world.options.exec_v4_only {
+        &[V4]
+    } else {
+        &[V5, V4]
+    };
+    let (protocol, accept) = negotiate(&call, known)?;
     let session = Session {
         world: Arc::clone(world),
         sandbox: world.sandboxes.get(object::uid(&pod)),
@@ -85,46 +85,6 @@ fn check_container(pod: &Value, asked: Option<&str>) -> Result<String, Refusal> 
         }
         Some(_) | None => Ok(only.to_owned()),
     }
-}
-
-/// The best sub-protocol that is offered, and the key the client waits for.
-fn negotiate(call: &Call, v4_only: bool) -> Result<(&'static str, String), Refusal> {
-    let headers = call.request.headers();
-    let is_websocket = headers
-        .get(UPGRADE)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_websocket) else {
-        return Err(Refusal::bad_request("Upgrade request required"));
-    };
-    let offered: Vec<&str> = headers
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(',').map(str::trim))
-        .collect();
-    let known: &[&'static str] = if v4_only { &[V4] } else { &[V5, V4] };
-    let protocol = known
-        .iter()
-        .find(|protocol| offered.contains(protocol))
-        .ok_or_else(|| {
-            let text =
-                format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}");
-            Refusal::new(StatusCode::FORBIDDEN, "Forbidden", text)
-        })?;
-    Ok((protocol, derive_accept_key(key.as_bytes())))
-}
-
-fn switching_protocols(protocol: &'static str, accept: &str) -> Response<Body> {
-    let mut response = Response::new(full(""));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    if let Ok(accept) = HeaderValue::from_str(accept) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    response
 }
 
 /// The `Status` of channel 3 for an exec that could not start.

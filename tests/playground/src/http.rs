@@ -1,7 +1,7 @@
 //! The HTTP side of the API server: accepts connections, says who asks, and hands each request on.
 //!
 //! Order of every request: planned failure, authentication, route, rights, answer, audit.
-//! The answers are made by `resources`, `watch`, `reviews` and `crate::exec`.
+//! The answers are made by `resources`, `watch`, `reviews`, `crate::exec` and `crate::port_forward`.
 
 mod admission;
 mod discovery;
@@ -31,6 +31,7 @@ use crate::audit;
 use crate::auth::{Access, User};
 use crate::exec;
 use crate::line::{Line, Switch};
+use crate::port_forward;
 use crate::world::World;
 use route::{Route, Target};
 use status::Refusal;
@@ -156,6 +157,7 @@ async fn respond(world: &Arc<World>, user: User, switch: Arc<Switch>, request: R
     authorize(&call, resource)?;
     match (call.route.subresource.as_str(), call.route.verb) {
         ("exec", _) => exec::upgrade(world, call),
+        ("portforward", _) => port_forward::upgrade(world, call),
         ("log", "get") => resources::log(world, &call),
         ("", "watch") => watch::start(world, &call, resource),
         ("", _) => resources::answer(world, call, resource).await,
@@ -185,8 +187,8 @@ fn authorize(call: &Call, resource: crate::resource::Resource) -> Result<(), Ref
         "" => resource.plural().to_owned(),
         sub => format!("{}/{sub}", resource.plural()),
     };
-    // An exec needs both verbs: the handshake is a GET, and from 1.35 on `create` is asked as well.
-    let verbs: &[&str] = if route.subresource == "exec" {
+    // These need both verbs: the handshake is a GET, and from 1.35 on `create` is asked as well.
+    let verbs: &[&str] = if matches!(route.subresource.as_str(), "exec" | "portforward") {
         &["get", "create"]
     } else {
         &[route.verb]

@@ -13,7 +13,7 @@
 //!                        local processes   relays and hosts files
 //! ```
 //!
-//! A request is answered by `http`, an exec by `exec`. All objects are untyped JSON in `store`; no
+//! A request is answered by `http`, an exec by `exec`, a port-forward by `port_forward`. All objects are untyped JSON in `store`; no
 //! controller calls another one. `World` owns tasks and processes, so that dropping a [`Playground`]
 //! ends them. A Service port is a real port of this machine, see [`Playground::service_ports`] for the limits
 //! that brings.
@@ -32,12 +32,14 @@ mod kubelet;
 mod line;
 mod object;
 mod options;
+mod port_forward;
 mod processes;
 mod resource;
 mod samples;
 mod scheduler;
 mod services;
 mod store;
+mod websocket;
 mod world;
 
 use std::io;

@@ -25,6 +25,10 @@ pub enum Resource {
     ServiceAccount,
     /// `batch/v1` Job.
     Job,
+    /// `apps/v1` Deployment, stored only: nobody makes pods for it.
+    Deployment,
+    /// `apps/v1` `StatefulSet`, stored only.
+    StatefulSet,
     /// `discovery.k8s.io/v1` `EndpointSlice`.
     EndpointSlice,
     /// `networking.k8s.io/v1` `NetworkPolicy`, stored only: nothing here enforces one.
@@ -33,7 +37,7 @@ pub enum Resource {
 
 impl Resource {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Pod,
         Self::ConfigMap,
@@ -44,6 +48,8 @@ impl Resource {
         Self::ResourceQuota,
         Self::ServiceAccount,
         Self::Job,
+        Self::Deployment,
+        Self::StatefulSet,
         Self::EndpointSlice,
         Self::NetworkPolicy,
     ];
@@ -61,6 +67,8 @@ impl Resource {
             Self::ResourceQuota => ("", "v1", "resourcequotas", "ResourceQuota"),
             Self::ServiceAccount => ("", "v1", "serviceaccounts", "ServiceAccount"),
             Self::Job => ("batch", "v1", "jobs", "Job"),
+            Self::Deployment => ("apps", "v1", "deployments", "Deployment"),
+            Self::StatefulSet => ("apps", "v1", "statefulsets", "StatefulSet"),
             Self::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
             Self::NetworkPolicy => ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
         }

@@ -1,4 +1,5 @@
-//! Sample programs that run inside the playground as containers, and the Services in front of them.
+//! Sample programs that run inside the playground as containers, the Services in front of them, and a Deployment
+//! each, whose selector finds the pod.
 //!
 //! | image | port | does |
 //! |---|---|---|
@@ -93,16 +94,30 @@ pub(crate) fn create(world: &World) {
 }
 
 fn create_one(world: &World, namespace: &str, name: &str, service_ports: &[(&str, u16, u16)]) {
+    let (port_name, _, port) = service_ports[0];
+    let container = json!({
+        "name": name, "image": format!("playground/{name}"),
+        "ports": [{"name": port_name, "containerPort": port, "protocol": "TCP"}],
+    });
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {
             "terminationGracePeriodSeconds": 1, "restartPolicy": "Never",
-            "containers": [{"name": name, "image": format!("playground/{name}")}],
+            "containers": [container],
         },
         "status": {"phase": "Pending"},
     });
     world.store.create(Resource::Pod, pod);
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
+        },
+    });
+    world.store.create(Resource::Deployment, deployment);
     let spec = json!({"selector": {"app": name}, "ports": ports(service_ports)});
     create_service(world, namespace, name, &spec);
 }

@@ -76,6 +76,8 @@ pub(crate) fn prepare(
         | Resource::LimitRange
         | Resource::ResourceQuota
         | Resource::ServiceAccount
+        | Resource::Deployment
+        | Resource::StatefulSet
         | Resource::EndpointSlice => Ok(()),
         Resource::NetworkPolicy => check_network_policy(object),
     }
@@ -133,6 +135,8 @@ pub(crate) fn check_change(resource: Resource, before: &Value, after: &mut Value
         | Resource::ResourceQuota
         | Resource::ServiceAccount
         | Resource::Job
+        | Resource::Deployment
+        | Resource::StatefulSet
         | Resource::EndpointSlice => Ok(()),
         Resource::NetworkPolicy => check_network_policy(after),
     }

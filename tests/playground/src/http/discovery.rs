@@ -31,6 +31,7 @@ fn groups() -> Value {
         json!({"name": name, "versions": [version], "preferredVersion": version})
     };
     let names = [
+        "apps",
         "batch",
         "discovery.k8s.io",
         "networking.k8s.io",
@@ -52,12 +53,17 @@ fn short_names(resource: Resource) -> &'static [&'static str] {
         Resource::ResourceQuota => &["quota"],
         Resource::ServiceAccount => &["sa"],
         Resource::NetworkPolicy => &["netpol"],
+        Resource::Deployment => &["deploy"],
+        Resource::StatefulSet => &["sts"],
         Resource::Secret | Resource::Job | Resource::EndpointSlice => &[],
     }
 }
 
 fn categories(resource: Resource) -> &'static [&'static str] {
-    if matches!(resource, Resource::Pod | Resource::Service | Resource::Job) {
+    if matches!(
+        resource,
+        Resource::Pod | Resource::Service | Resource::Job | Resource::Deployment | Resource::StatefulSet
+    ) {
         &["all"]
     } else {
         &[]

@@ -6,6 +6,7 @@
 mod exec;
 mod faults;
 mod jobs;
+mod port_forward;
 mod requests;
 mod services;
 mod support;
