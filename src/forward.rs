@@ -1,40 +1,136 @@
-//! The forward direction: the local port's way to targets is a stream of the session.
+//! The forward direction: connections of local programs become streams of the session, or connections of the API
+//! server's port-forward.
 //!
-//! Joins [`crate::listener`], which knows no session, and the session's door, which knows no listener.
+//! ```text
+//!   tcp    accept -> early bytes kept -> [ dial: agent, another pod, port-forward ] -> relay -> one line in the log
+//!   udp    receive -> a flow for each peer -> stream of datagrams
+//!   proxy  listener -> connector -> stream
+//! ```
+//!
+//! Owns the local ports of `kubectl tunnel forward` and their connections ([`bind`], [`tcp`], [`udp`]) and the choice of
+//! the way to an upstream ([`dial`]). It knows no terminal: what has to be said goes through [`Say`]. Which upstreams
+//! there are is `cluster::upstream`'s, whether there is a session the door's.
 
-use tunnel_wire::{Open, Protocol, RefusalCode, Stream};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::listener::{Connect, DialError, Target};
-use crate::session::{Door, DoorError};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tunnel_wire::datagram::Budget;
 
-/// The listener's way to targets: streams of whatever session there is.
-#[derive(Debug, Clone)]
-pub struct SessionConnector(pub Door);
+pub mod bind;
+mod connector;
+mod dial;
+mod early;
+mod tcp;
+mod udp;
 
-impl Connect for SessionConnector {
-    type Stream = Stream;
+pub use self::connector::SessionConnector;
 
-    async fn open(&self, target: &Target) -> Result<Stream, DialError> {
-        let open = Open::Dial {
-            protocol: Protocol::Tcp,
-            patience_ms: 0,
-            host: target.host.clone(),
-            port: target.port,
-        };
-        self.0.open(&open).await.map_err(|error| dial_error(&error))
+use self::bind::{BoundPort, BoundSocket};
+use self::dial::Memory;
+use crate::cli::port::Protocol;
+use crate::cluster::client::ApiServer;
+use crate::cluster::upstream::{Upstream, Via};
+use crate::listener::accept;
+use crate::session::Door;
+
+/// Connections at once, all local ports together: more wait in the system's queue.
+const CONNECTIONS: usize = 4096;
+
+/// Tells the user something that must not be missed.
+pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// One port of one target, and how to get there.
+#[derive(Debug)]
+pub struct Route {
+    /// The target's port as the user named it, such as `svc/web:80`.
+    pub label: String,
+    /// What is dialled.
+    pub upstream: Upstream,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// Which ways may be used.
+    pub via: Via,
+    /// Whether a refusal may be the moment between two pods, and is worth another try.
+    pub balanced: bool,
+    /// What was learned about its ways.
+    memory: Memory,
+    said: AtomicBool,
+}
+
+impl Route {
+    /// A route nobody has used.
+    #[must_use]
+    pub fn new(label: String, upstream: Upstream, protocol: Protocol, via: Via, balanced: bool) -> Self {
+        Self {
+            label,
+            upstream,
+            protocol,
+            via,
+            balanced,
+            memory: Memory::default(),
+            said: AtomicBool::new(false),
+        }
     }
 
-    async fn opened(&self, stream: &mut Stream) -> Result<(), DialError> {
-        self.0.opened(stream).await.map_err(|error| dial_error(&error))
+    /// Whether something is to be said for the first time.
+    fn first_time(&self) -> bool {
+        !self.said.swap(true, Ordering::Relaxed)
     }
 }
 
-fn dial_error(error: &DoorError) -> DialError {
-    DialError {
-        code: match error {
-            DoorError::Open(error) => error.code(),
-            DoorError::Held { .. } => RefusalCode::TimedOut,
-        },
-        detail: error.to_string(),
+/// What all connections share.
+#[derive(Clone)]
+pub struct Ways {
+    /// Opens streams.
+    pub door: Door,
+    /// For the port-forward of single connections.
+    pub server: ApiServer,
+    /// How long a connection waits for a ready pod.
+    pub hold: Duration,
+    /// How long a UDP flow may be idle.
+    pub udp_idle: Duration,
+    /// Tells the user.
+    pub say: Say,
+}
+
+impl fmt::Debug for Ways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ways")
+            .field("hold", &self.hold)
+            .field("udp_idle", &self.udp_idle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Serves the ports until `drain` is cancelled, then no new connections; returns when the last has ended.
+pub async fn serve(ports: Vec<BoundPort>, ways: Ways, drain: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let budget = Budget::default();
+    let ways = Arc::new(ways);
+    let mut loops = JoinSet::new();
+    for BoundPort { route, sockets } in ports {
+        for socket in sockets {
+            let (ways, route) = (Arc::clone(&ways), Arc::clone(&route));
+            match socket {
+                BoundSocket::Tcp(port) => {
+                    let serve =
+                        move |socket, peer| tcp::serve(socket, peer, Arc::clone(&route), Arc::clone(&ways));
+                    loops.spawn(accept(port, Arc::clone(&permits), drain.clone(), serve));
+                }
+                BoundSocket::Udp(socket) => {
+                    loops.spawn(udp::serve(socket, route, ways, budget.clone(), drain.clone()));
+                }
+            }
+        }
+    }
+    while let Some(ended) = loops.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a local port ended");
+        }
     }
 }

@@ -14,6 +14,7 @@
 //! every buffer a bound; a connection that is not closed on purpose is reset, so that a cut is never taken
 //! for an end.
 
+mod accept;
 mod access;
 mod address;
 mod connection;
@@ -32,7 +33,6 @@ mod unix;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,11 +50,10 @@ pub use self::credentials::{Credentials, CredentialsError};
 pub use self::environment::{Shell, environment};
 pub use self::target::{Target, TargetError};
 
-use self::connection::Shared;
-use self::socket::{Peer, Port, Socket};
+pub(crate) use self::accept::accept;
+pub(crate) use self::socket::{Peer, Port, Socket};
 
-/// First and longest pause after an accept that failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+use self::connection::Shared;
 
 /// The way to a target. Cloned into each connection.
 pub trait Connect: Clone + Send + Sync + 'static {
@@ -240,7 +239,9 @@ impl Bound {
         });
         let mut loops = JoinSet::new();
         for port in self.ports {
-            loops.spawn(accept(port, Arc::clone(&shared), Arc::clone(&permits)));
+            let serving = Arc::clone(&shared);
+            let serve = move |socket, peer| connection::serve(socket, peer, Arc::clone(&serving));
+            loops.spawn(accept(port, Arc::clone(&permits), shared.drain.clone(), serve));
         }
         while let Some(ended) = loops.join_next().await {
             if let Err(error) = ended {
@@ -249,73 +250,5 @@ impl Bound {
         }
         ending.close();
         ending.wait().await;
-    }
-}
-
-/// Accepts connections of one port, and owns their tasks.
-async fn accept<C: Connect>(port: Port, shared: Arc<Shared<C>>, permits: Arc<Semaphore>) {
-    let mut connections = JoinSet::new();
-    let mut pause = ACCEPT_PAUSE.0;
-    loop {
-        let accepted = tokio::select! {
-            () = shared.drain.cancelled() => break,
-            Some(ended) = connections.join_next() => {
-                log_panic(ended);
-                continue;
-            }
-            accepted = next(&port, &permits) => accepted,
-        };
-        match accepted {
-            Ok((stream, peer, permit)) => {
-                pause = ACCEPT_PAUSE.0;
-                let shared = Arc::clone(&shared);
-                connections.spawn(async move {
-                    connection::serve(stream, peer, shared).await;
-                    drop(permit);
-                });
-            }
-            // A connection that was gone before it was accepted.
-            Err(error) if is_of_one_connection(&error) => {
-                tracing::debug!(%error, "a connection was not accepted");
-            }
-            Err(error) => {
-                tracing::warn!(address = %port.address(), %error, ?pause, "connections cannot be accepted; trying again");
-                tokio::select! {
-                    () = shared.drain.cancelled() => break,
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(ACCEPT_PAUSE.1),
-                }
-            }
-        }
-    }
-    drop(port);
-    while let Some(ended) = connections.join_next().await {
-        log_panic(ended);
-    }
-}
-
-type Accepted = (Socket, Peer, tokio::sync::OwnedSemaphorePermit);
-
-/// The next connection, once there is room for it.
-async fn next(port: &Port, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, peer) = port.accept().await?;
-    Ok((stream, peer, permit))
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    [
-        io::ErrorKind::ConnectionAborted,
-        io::ErrorKind::ConnectionReset,
-        io::ErrorKind::ConnectionRefused,
-    ]
-    .contains(&error.kind())
-}
-
-fn log_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a connection's task failed");
     }
 }

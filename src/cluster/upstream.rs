@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 pub use self::group::{ChosenPod, NoPod, PodGroup};
 use self::lookup::{Found, Key, Object};
 use self::pods::{only_number, pick_of_pod, pick_of_workload, unfit};
-use self::service::{pods_behind, port_at_name};
+use self::service::{own_number, pods_behind, port_at_name};
 use self::slices::Slices;
 pub use self::watches::Watches;
 use super::answer::is_forbidden;
@@ -59,11 +59,20 @@ pub enum Upstream {
     },
 }
 
+/// What was found for one [`Wanted`].
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What is dialled.
+    pub upstream: Upstream,
+    /// The number of the port that the user named: the Service's own, or the container's.
+    pub number: u16,
+}
+
 /// What was found.
 #[derive(Debug)]
 pub struct Resolved {
     /// One for each wanted, in their order.
-    pub upstreams: Vec<Upstream>,
+    pub targets: Vec<Target>,
     /// What the user should know, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -137,12 +146,12 @@ pub async fn resolve(server: &ApiServer, wanted: &[Wanted]) -> Result<Resolved, 
         groups: BTreeMap::new(),
         warnings: Vec::new(),
     };
-    let upstreams = wanted
+    let targets = wanted
         .iter()
-        .map(|one| resolving.upstream(one, place(one)))
+        .map(|one| resolving.target(one, place(one)))
         .collect::<Result<_, _>>()?;
     Ok(Resolved {
-        upstreams,
+        targets,
         warnings: resolving.warnings,
     })
 }
@@ -215,13 +224,17 @@ struct Resolving<'a> {
 }
 
 impl Resolving<'_> {
-    fn upstream(&mut self, wanted: &Wanted, place: Place) -> Result<Upstream, UpstreamError> {
+    fn target(&mut self, wanted: &Wanted, place: Place) -> Result<Target, UpstreamError> {
         let Some(key) = place.clone().key() else {
             let reason = "a host or address has no port names; type a number";
             let port = only_number(wanted, reason)?;
-            return Ok(Upstream::Name {
+            let upstream = Upstream::Name {
                 host: place.name,
                 port,
+            };
+            return Ok(Target {
+                upstream,
+                number: port,
             });
         };
         let object = match self.found.get(&key) {
@@ -235,28 +248,41 @@ impl Resolving<'_> {
                 });
             }
         };
-        let (pick, port) = match object {
-            Object::Service(service) if wanted.via == Via::Pod => pods_behind(wanted, service)?,
+        let (pick, port, number) = match object {
+            Object::Service(service) if wanted.via == Via::Pod => {
+                let (pick, port) = pods_behind(wanted, service)?;
+                (pick, port, own_number(wanted, service).unwrap_or_default())
+            }
             Object::Service(service) => {
                 let slices = self.slices.of(&key, wanted)?;
                 let port = port_at_name(wanted, service, slices)?;
-                return Ok(name(&key, port));
+                return Ok(Target {
+                    upstream: name(&key, port),
+                    number: own_number(wanted, service).unwrap_or(port),
+                });
             }
-            Object::Pod(pod) => (pick_of_pod(wanted, pod)?, wanted.port.clone()),
-            Object::Workload(workload) => (pick_of_workload(wanted, workload)?, wanted.port.clone()),
+            Object::Pod(pod) => {
+                let (pick, number) = pick_of_pod(wanted, pod)?;
+                (pick, wanted.port.clone(), number)
+            }
+            Object::Workload(workload) => {
+                let (pick, number) = pick_of_workload(wanted, workload)?;
+                (pick, wanted.port.clone(), number)
+            }
         };
         let group = self
             .groups
             .entry(key)
             .or_insert_with_key(|key| PodGroup::new(wanted.target.to_string(), key.namespace.clone(), pick));
-        Ok(Upstream::Pods {
+        let upstream = Upstream::Pods {
             group: group.clone(),
             port,
-        })
+        };
+        Ok(Target { upstream, number })
     }
 
     /// A Service of another namespace can be dialled although we may not read it.
-    fn unread(&mut self, wanted: &Wanted, key: &Key, error: ApiError) -> Result<Upstream, UpstreamError> {
+    fn unread(&mut self, wanted: &Wanted, key: &Key, error: ApiError) -> Result<Target, UpstreamError> {
         if let (TargetKind::Service, RemotePort::Number(port), Via::Auto | Via::Agent) =
             (key.kind, &wanted.port, wanted.via)
             && is_forbidden(&error)
@@ -266,7 +292,10 @@ impl Resolving<'_> {
                 "services in namespace {} may not be read: whether {} has port {port} is not known",
                 key.namespace, wanted.target
             ));
-            return Ok(name(key, *port));
+            return Ok(Target {
+                upstream: name(key, *port),
+                number: *port,
+            });
         }
         Err(UpstreamError::Api {
             target: wanted.target.to_string(),

@@ -15,7 +15,6 @@ pub(super) use self::plan::ExposePlan;
 use super::Context;
 use super::tunnel::{self, Plan, ProxyPlan};
 use crate::cli::ExposeArgs;
-use crate::cli::port::Protocol;
 use crate::cluster::agent::AgentService;
 use crate::error::Error;
 use crate::reverse::Gate;

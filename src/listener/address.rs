@@ -114,7 +114,8 @@ pub enum BindError {
 }
 
 impl BindError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    /// What a failed bind means.
+    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::AddrInUse {
             Self::InUse { address }
         } else if source.kind() == io::ErrorKind::AddrNotAvailable {
@@ -153,7 +154,7 @@ impl BindError {
 
 impl ListenAddress {
     /// Binds the address; both loopback addresses get the same port.
-    pub(super) async fn bind(&self) -> Result<Vec<Port>, BindError> {
+    pub(crate) async fn bind(&self) -> Result<Vec<Port>, BindError> {
         let listeners = match self {
             Self::Address(address) => vec![bind(*address).await?],
             Self::Localhost(port) => bind_localhost(*port).await?,

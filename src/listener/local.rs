@@ -122,7 +122,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         if !self.closed
-            && let Err(error) = self.stream.reset_on_close()
+            && let Err(error) = self.stream.reset_on_close(true)
         {
             tracing::debug!(%error, "the connection could not be reset");
         }

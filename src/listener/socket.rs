@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,7 +22,7 @@ use super::unix::SocketFile;
 
 /// A bound port.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     kind: Kind,
     address: LocalAddress,
 }
@@ -38,7 +39,7 @@ enum Kind {
 }
 
 impl Port {
-    pub(super) fn tcp(listener: TcpListener) -> Result<Self, BindError> {
+    pub(crate) fn tcp(listener: TcpListener) -> Result<Self, BindError> {
         let address = listener.local_addr().map_err(|source| BindError::Other {
             address: SocketAddr::from(([0; 4], 0)),
             source,
@@ -61,12 +62,12 @@ impl Port {
         }
     }
 
-    pub(super) fn address(&self) -> &LocalAddress {
+    pub(crate) fn address(&self) -> &LocalAddress {
         &self.address
     }
 
     /// The next connection, and who made it.
-    pub(super) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match &self.kind {
             Kind::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -84,7 +85,7 @@ impl Port {
 
 /// Who connected; for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     Tcp(SocketAddr),
     /// At a unix socket: a process, where the system tells which.
     #[cfg(unix)]
@@ -105,7 +106,7 @@ impl fmt::Display for Peer {
 
 /// An accepted connection.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
@@ -113,7 +114,7 @@ pub(super) enum Socket {
 
 impl Socket {
     /// The TCP address it connected to; none at a unix socket.
-    pub(super) fn own(&self) -> io::Result<Option<SocketAddr>> {
+    pub(crate) fn own(&self) -> io::Result<Option<SocketAddr>> {
         match self {
             Self::Tcp(stream) => stream.local_addr().map(Some),
             #[cfg(unix)]
@@ -122,7 +123,7 @@ impl Socket {
     }
 
     /// Small writes are sent at once.
-    pub(super) fn set_nodelay(&self) -> io::Result<()> {
+    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),
             #[cfg(unix)]
@@ -130,15 +131,15 @@ impl Socket {
         }
     }
 
-    /// Makes the close of the connection a reset, where that can be told.
+    /// Whether the close of the connection is a reset, where that can be told, or delivers what the system holds.
     ///
     /// A unix socket has no reset: its peer reads an end, and only on Linux, and only if it had sent bytes
     /// that were not read yet, an error instead. So a relay that is cut there looks like one that ended.
     /// HTTP responses with a length or in chunks show that they are not whole; for protocols that end with
     /// their connection only a TCP port tells a cut from an end.
-    pub(super) fn reset_on_close(&self) -> io::Result<()> {
+    pub(crate) fn reset_on_close(&self, reset: bool) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.set_zero_linger(),
+            Self::Tcp(stream) => socket2::SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)),
             #[cfg(unix)]
             Self::Unix(_) => Ok(()),
         }

@@ -57,6 +57,14 @@ impl Protocol {
     /// Open kinds of UDP are those of TCP and so many.
     const UDP_KINDS: u8 = 3;
 
+    /// The one that is called so, in lower case.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp]
+            .into_iter()
+            .find(|protocol| protocol.to_string() == word)
+    }
+
     fn kind(self, tcp: u8) -> u8 {
         match self {
             Self::Tcp => tcp,

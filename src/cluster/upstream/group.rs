@@ -48,6 +48,11 @@ pub(super) enum Pick {
 }
 
 impl Pick {
+    /// Whether the user named the pod: then it need not be ready.
+    fn by_name(&self) -> bool {
+        matches!(self, Self::Name(_))
+    }
+
     pub(super) fn matches(&self, pod: &PodState) -> bool {
         match self {
             Self::Name(name) => pod.name == *name,
@@ -212,6 +217,19 @@ impl PodGroup {
         failures.insert(identity, now);
     }
 
+    /// Resolves once `pod` is no pod to dial any more: gone, being deleted, or not ready.
+    pub async fn lost(&self, pod: &ChosenPod) {
+        let mut known_rx = self.0.known_tx.subscribe();
+        let is_lost = |known: &Known| {
+            !known
+                .pods
+                .get(&pod.name)
+                .is_some_and(|state| state.ip == pod.ip && state.is_usable(self.0.pick.by_name()))
+        };
+        // The sender lives in `self`.
+        drop(known_rx.wait_for(is_lost).await);
+    }
+
     fn choose_of(
         &self,
         known: &Known,
@@ -219,7 +237,7 @@ impl PodGroup {
         protocol: Protocol,
         avoid: &[String],
     ) -> Result<ChosenPod, NoPod> {
-        let by_name = matches!(self.0.pick, Pick::Name(_));
+        let by_name = self.0.pick.by_name();
         let usable: Vec<&PodState> = known
             .pods
             .values()

@@ -75,23 +75,23 @@ impl From<Job> for Workload {
     }
 }
 
-/// Which pods are this workload's.
-pub(super) fn pick_of_workload(wanted: &Wanted, workload: &Workload) -> Result<Pick, UpstreamError> {
+/// Which pods are this workload's, and the number of the port in its template.
+pub(super) fn pick_of_workload(wanted: &Wanted, workload: &Workload) -> Result<(Pick, u16), UpstreamError> {
     let template = workload.template.spec.as_ref();
-    check_port(wanted, &template.map(pod::ports).unwrap_or_default())?;
+    let number = number_of_port(wanted, &template.map(pod::ports).unwrap_or_default())?;
     let selector: Selector = workload.selector.clone().try_into().map_err(|_| {
         unfit(
             wanted,
             "its selector has an operator that is not known here; name one of its pods",
         )
     })?;
-    Ok(Pick::Labels(selector))
+    Ok((Pick::Labels(selector), number))
 }
 
-/// The pod itself, and whoever comes after it under its name.
-pub(super) fn pick_of_pod(wanted: &Wanted, pod: &Pod) -> Result<Pick, UpstreamError> {
-    check_port(wanted, &pod.spec.as_ref().map(pod::ports).unwrap_or_default())?;
-    Ok(Pick::Name(wanted.target.name.clone()))
+/// The pod itself, and whoever comes after it under its name; and the port's number.
+pub(super) fn pick_of_pod(wanted: &Wanted, pod: &Pod) -> Result<(Pick, u16), UpstreamError> {
+    let number = number_of_port(wanted, &pod.spec.as_ref().map(pod::ports).unwrap_or_default())?;
+    Ok((Pick::Name(wanted.target.name.clone()), number))
 }
 
 /// Pods by equal labels, as a Service selects them.
@@ -101,19 +101,16 @@ pub(super) fn pick_of_labels<'a>(labels: impl IntoIterator<Item = (&'a String, &
 }
 
 /// A name must be that of a port; a number need not be listed.
-fn check_port(wanted: &Wanted, ports: &[NamedPort]) -> Result<(), UpstreamError> {
-    match pod::number(ports, &wanted.port, wanted.protocol) {
-        Some(_) => Ok(()),
-        None => Err(UpstreamError::NoPort {
-            target: wanted.target.to_string(),
-            port: wanted.port.clone(),
-            protocol: wanted.protocol,
-            ports: ports
-                .iter()
-                .map(|port| format!("{} ({}/{})", port.name, port.number, port.protocol))
-                .collect(),
-        }),
-    }
+fn number_of_port(wanted: &Wanted, ports: &[NamedPort]) -> Result<u16, UpstreamError> {
+    pod::number(ports, &wanted.port, wanted.protocol).ok_or_else(|| UpstreamError::NoPort {
+        target: wanted.target.to_string(),
+        port: wanted.port.clone(),
+        protocol: wanted.protocol,
+        ports: ports
+            .iter()
+            .map(|port| format!("{} ({}/{})", port.name, port.number, port.protocol))
+            .collect(),
+    })
 }
 
 pub(super) fn unfit(wanted: &Wanted, reason: impl Into<String>) -> UpstreamError {

@@ -31,6 +31,14 @@ pub(super) fn needs_slices(wanted: &Wanted, service: &Service) -> bool {
         && (matches!(port.target_port, Some(IntOrString::String(_))) || selector_of(spec).is_none())
 }
 
+/// The number of the port that the user named, if the Service lists it or it is one.
+pub(super) fn own_number(wanted: &Wanted, service: &Service) -> Option<u16> {
+    match &wanted.port {
+        RemotePort::Number(number) => Some(*number),
+        RemotePort::Name(_) => number(find(service.spec.as_ref()?, wanted)?.port),
+    }
+}
+
 /// The port to dial at the Service's name.
 pub(super) fn port_at_name(
     wanted: &Wanted,

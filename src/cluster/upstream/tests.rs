@@ -80,7 +80,7 @@ impl Stage {
 
     async fn one(&self, target: &str, port: &str) -> Result<Upstream, UpstreamError> {
         let resolved = resolve(&self.server, &[wanted(target, port, Via::Auto)]).await?;
-        Ok(resolved.upstreams.into_iter().next().unwrap())
+        Ok(resolved.targets.into_iter().next().unwrap().upstream)
     }
 
     async fn dialled(&self, target: &str, port: &str) -> String {
@@ -235,7 +235,7 @@ async fn hundreds_of_targets_take_a_request_a_kind() {
     }
     let before = stage.playground.requests().len();
     let resolved = resolve(&stage.server, &all).await.unwrap();
-    assert_eq!(resolved.upstreams.len(), 300);
+    assert_eq!(resolved.targets.len(), 300);
     assert_eq!(
         stage.playground.requests().len() - before,
         2,
@@ -254,7 +254,7 @@ async fn a_service_that_may_not_be_read_is_taken_at_its_number() {
     let resolved = resolve(&stage.server, &[wanted("svc/web.open", "80", Via::Auto)])
         .await
         .unwrap();
-    assert!(matches!(&resolved.upstreams[..], [Upstream::Name { host, port: 80 }] if host == "web.open.svc"));
+    assert!(matches!(&resolved.targets[0].upstream, Upstream::Name { host, port: 80 } if host == "web.open.svc"));
     assert!(
         resolved.warnings[0].contains("namespace open"),
         "{:?}",
@@ -350,7 +350,7 @@ async fn a_service_is_reached_through_its_pods() {
     let stage = Stage::start(true).await;
     let all = [wanted("svc/echo", "tcp", Via::Pod)];
     let resolved = resolve(&stage.server, &all).await.unwrap();
-    let Upstream::Pods { group, port } = &resolved.upstreams[0] else {
+    let Upstream::Pods { group, port } = &resolved.targets[0].upstream else {
         panic!("via pod is pods")
     };
     let _watches = Watches::start(&stage.server, [group]);

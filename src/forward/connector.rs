@@ -1,0 +1,40 @@
+//! The proxy's way to targets: streams of whatever session there is.
+//!
+//! Joins [`crate::listener`], which knows no session, and the session's door, which knows no listener.
+
+use tunnel_wire::{Open, Protocol, RefusalCode, Stream};
+
+use crate::listener::{Connect, DialError, Target};
+use crate::session::{Door, DoorError};
+
+/// The listener's way to targets: streams of whatever session there is.
+#[derive(Debug, Clone)]
+pub struct SessionConnector(pub Door);
+
+impl Connect for SessionConnector {
+    type Stream = Stream;
+
+    async fn open(&self, target: &Target) -> Result<Stream, DialError> {
+        let open = Open::Dial {
+            protocol: Protocol::Tcp,
+            patience_ms: 0,
+            host: target.host.clone(),
+            port: target.port,
+        };
+        self.0.open(&open).await.map_err(|error| dial_error(&error))
+    }
+
+    async fn opened(&self, stream: &mut Stream) -> Result<(), DialError> {
+        self.0.opened(stream).await.map_err(|error| dial_error(&error))
+    }
+}
+
+fn dial_error(error: &DoorError) -> DialError {
+    DialError {
+        code: match error {
+            DoorError::Open(error) => error.code(),
+            DoorError::Held { .. } => RefusalCode::TimedOut,
+        },
+        detail: error.to_string(),
+    }
+}

@@ -1,0 +1,312 @@
+//! Which way to an upstream is tried for a connection, and which one next.
+//!
+//! ```text
+//!   a name           agent  -- refused, and the target is balanced --> agent again, after a pause
+//!   pods             agent to a ready pod  -- refused, no answer --> agent to another ready pod ...
+//!                                          -- no other pod is left --> port-forward into the pod
+//!   pods, --via=pod  port-forward into a ready pod  -- refused --> another pod ...
+//! ```
+//!
+//! Another try comes only after a failure before the upstream was connected, and the agent itself said so: then nobody
+//! has seen the connection's bytes. A pod that only the port-forward reaches (its program listens on loopback, or a
+//! policy or a mesh keeps the agent out) is remembered for a while.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep};
+use tunnel_wire::{Open, OpenError, Protocol, RefusalCode, Stream};
+
+use super::{Route, Ways};
+use crate::cluster::port_forward::{self, PortForward, PortForwardError};
+use crate::cluster::upstream::{ChosenPod, Upstream, Via};
+
+/// Pauses before another try: the moment between two pods of a rollout is as long. Together a second, which is what
+/// a program waits until it is told that nobody listens.
+const PAUSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+];
+
+/// How long the agent may take to reach a pod: in a cluster that takes milliseconds, and one lost packet costs a second.
+const POD_PATIENCE_MS: u16 = 2_500;
+
+/// How long another pod is waited for, once one has failed.
+const NEXT_POD: Duration = Duration::from_secs(1);
+
+/// How long it is remembered that only the port-forward gets there.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Since when only the port-forward is known to reach a route's pods.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<Option<Instant>>);
+
+impl Memory {
+    fn remember(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn only_port_forward(&self) -> bool {
+        let remembered = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+}
+
+/// The dial for one connection.
+#[derive(Debug)]
+pub(super) struct Dial<'a> {
+    route: &'a Arc<Route>,
+    ways: &'a Ways,
+    tries: usize,
+    /// Pods that failed, by name.
+    tried: Vec<String>,
+    /// What is being tried.
+    current: Option<Way>,
+    /// The last pod the agent could not reach, and why.
+    unreached: Option<String>,
+}
+
+/// One way to an upstream.
+#[derive(Debug, Clone)]
+enum Way {
+    /// The agent dials a name.
+    Name,
+    /// The agent dials a pod.
+    Agent(ChosenPod),
+    /// The API server's port-forward.
+    PortForward(ChosenPod),
+}
+
+impl<'a> Dial<'a> {
+    pub(super) fn new(route: &'a Arc<Route>, ways: &'a Ways) -> Self {
+        Self {
+            route,
+            ways,
+            tries: 0,
+            tried: Vec::new(),
+            current: None,
+            unreached: None,
+        }
+    }
+
+    /// Opens the next way. Bytes may be written at once; whether the upstream is connected shows when it is read.
+    pub(super) async fn open(&mut self) -> io::Result<Connection> {
+        let way = match &self.route.upstream {
+            Upstream::Name { .. } => Way::Name,
+            Upstream::Pods { .. } => self.choose().await?,
+        };
+        self.current = Some(way.clone());
+        match way {
+            Way::Name => {
+                let Upstream::Name { host, port } = &self.route.upstream else {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                };
+                self.stream(host, *port, 0).await
+            }
+            Way::Agent(pod) => self.stream(&pod.ip, pod.port, POD_PATIENCE_MS).await,
+            Way::PortForward(pod) => {
+                let pipe = port_forward::connect(&self.ways.server, &pod.namespace, &pod.name, pod.port)
+                    .await
+                    .map_err(io::Error::other)?;
+                Ok(Connection::Pod {
+                    pipe,
+                    name: pod.name,
+                    news: Some(Arc::clone(self.route)),
+                })
+            }
+        }
+    }
+
+    /// Whether another way may be tried after `error`, which came before anything else; waits until then.
+    pub(super) async fn may_try_again(&mut self, error: &io::Error) -> bool {
+        let Some(code) = refusal_code(error) else {
+            return false;
+        };
+        let Some(pause) = PAUSES.get(self.tries) else {
+            return false;
+        };
+        let again = match self.current.take() {
+            Some(Way::Name) => self.route.balanced && code == RefusalCode::ConnectionRefused,
+            Some(Way::Agent(pod)) => {
+                self.unreached = Some(format!("pod {}: {error}", pod.name));
+                self.pod_failed(&pod);
+                is_of_the_upstream(code)
+            }
+            Some(Way::PortForward(pod)) => {
+                self.pod_failed(&pod);
+                true
+            }
+            None => false,
+        };
+        if again {
+            self.tries += 1;
+            tracing::debug!(target = %self.route.label, %error, "trying again");
+            sleep(*pause).await;
+        }
+        again
+    }
+
+    /// The pod that is being tried, if it is one.
+    pub(super) fn pod(&self) -> Option<ChosenPod> {
+        match &self.current {
+            Some(Way::Agent(pod) | Way::PortForward(pod)) => Some(pod.clone()),
+            Some(Way::Name) | None => None,
+        }
+    }
+
+    fn pod_failed(&mut self, pod: &ChosenPod) {
+        if let Upstream::Pods { group, .. } = &self.route.upstream {
+            group.failed(pod);
+        }
+        self.tried.push(pod.name.clone());
+    }
+
+    /// A pod, and the way to it.
+    async fn choose(&mut self) -> io::Result<Way> {
+        let Upstream::Pods { group, port } = &self.route.upstream else {
+            return Ok(Way::Name);
+        };
+        let patience = if self.tried.is_empty() {
+            self.ways.hold
+        } else {
+            NEXT_POD
+        };
+        let deadline = Instant::now() + patience;
+        let pod = group
+            .choose(port, self.route.protocol, &self.tried, deadline)
+            .await
+            .map_err(io::Error::other)?;
+        let port_forward = match self.route.via {
+            Via::Pod => true,
+            Via::Agent => false,
+            Via::Auto if self.route.protocol == Protocol::Udp => false,
+            Via::Auto => self.route.memory.only_port_forward() || self.tried.contains(&pod.name),
+        };
+        if !port_forward {
+            return Ok(Way::Agent(pod));
+        }
+        if let Some(reason) = self.unreached.take()
+            && self.route.first_time()
+        {
+            (self.ways.say)(&format!(
+                "{}: the agent does not get through to {reason}; using the API server's port-forward into the pod",
+                self.route.label
+            ));
+        }
+        Ok(Way::PortForward(pod))
+    }
+
+    async fn stream(&self, host: &str, port: u16, patience_ms: u16) -> io::Result<Connection> {
+        let open = Open::Dial {
+            protocol: self.route.protocol,
+            host: host.to_owned(),
+            port,
+            patience_ms,
+        };
+        let opened = self.ways.door.open(&open).await;
+        Ok(Connection::Agent(Box::new(opened.map_err(io::Error::other)?)))
+    }
+}
+
+/// Why an upstream was not connected, if that is what an error means.
+fn refusal_code(error: &io::Error) -> Option<RefusalCode> {
+    if PortForwardError::find(error).is_some() {
+        return Some(RefusalCode::ConnectionRefused);
+    }
+    match OpenError::from_io(error) {
+        Some(OpenError::Refused(refusal)) => Some(refusal.code),
+        Some(
+            OpenError::TooManyStreams { .. }
+            | OpenError::SessionClosed
+            | OpenError::Aborted { .. }
+            | OpenError::Protocol(_),
+        )
+        | None => None,
+    }
+}
+
+/// Whether another upstream may do better.
+fn is_of_the_upstream(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::ConnectionRefused | RefusalCode::TimedOut | RefusalCode::Unreachable
+    )
+}
+
+/// An upstream's end of a connection, connected or on its way.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Agent(Box<Stream>),
+    Pod {
+        pipe: PortForward,
+        name: String,
+        /// Learns from the first byte that this way works.
+        news: Option<Arc<Route>>,
+    },
+}
+
+impl Connection {
+    /// What was dialled in the end; for the log.
+    pub(super) fn upstream(&self) -> String {
+        match self {
+            Self::Agent(stream) => stream
+                .upstream()
+                .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+            Self::Pod { name, .. } => format!("pod/{name} by port-forward"),
+        }
+    }
+
+    /// Tells the other end, where it can be told, that the connection is void.
+    pub(super) fn abort(self, reason: &str) {
+        if let Self::Agent(stream) = self {
+            stream.abort(reason);
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Agent(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Pod { pipe, news, .. } => {
+                let before = buf.filled().len();
+                let read = Pin::new(pipe).poll_read(cx, buf);
+                if buf.filled().len() > before
+                    && let Some(route) = news.take()
+                {
+                    route.memory.remember();
+                }
+                read
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Agent(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Pod { pipe, .. } => Pin::new(pipe).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Agent(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Pod { pipe, .. } => Pin::new(pipe).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Agent(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Pod { pipe, .. } => Pin::new(pipe).poll_shutdown(cx),
+        }
+    }
+}

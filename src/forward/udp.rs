@@ -1,0 +1,127 @@
+//! The UDP socket of a local port: a flow for each peer, each a stream of datagrams.
+//!
+//! A flow whose target was not reached stays for a moment and swallows what comes: a program that sends thousands of
+//! datagrams a second to a dead name must not open a stream for each.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tunnel_edge::udp::{Flows, NewFlow};
+use tunnel_wire::datagram::Budget;
+use tunnel_wire::flow::{Notice, Reason, relay};
+use tunnel_wire::session::MAX_STREAMS;
+
+use super::dial::{Connection, Dial};
+use super::{Route, Ways};
+use crate::cluster::upstream::Upstream;
+
+/// How long a peer whose target was not reached is not listened to.
+const SWALLOW: Duration = Duration::from_secs(1);
+
+/// Serves one socket until `drain` is cancelled. Datagrams have no end to wait for: what a flow still does then is lost.
+pub(super) async fn serve(
+    socket: UdpSocket,
+    route: Arc<Route>,
+    ways: Arc<Ways>,
+    budget: Budget,
+    drain: CancellationToken,
+) {
+    let mut flows = Flows::new(socket, MAX_STREAMS, budget);
+    tokio::select! {
+        never = flows.run(|flow| serve_flow(flow, Arc::clone(&route), Arc::clone(&ways))) => match never {},
+        () = drain.cancelled() => {}
+    }
+    if flows.refused() > 0 {
+        info!(
+            target = route.label,
+            datagrams = flows.refused(),
+            "dropped: too many peers"
+        );
+    }
+}
+
+async fn serve_flow(mut flow: NewFlow, route: Arc<Route>, ways: Arc<Ways>) {
+    let began = Instant::now();
+    let peer = flow.peer;
+    match relay_flow(&mut flow, &route, &ways).await {
+        Ok(done) => info!(
+            %peer, target = route.label, upstream = done.upstream, received = done.received, sent = done.sent,
+            dropped = done.dropped, elapsed = ?began.elapsed(), reason = done.reason, "flow closed"
+        ),
+        Err(error) => {
+            info!(%peer, target = route.label, reason = %error, "flow not reached");
+            sleep(SWALLOW).await;
+        }
+    }
+}
+
+/// What the log says of a flow, as the program sees it.
+struct Done {
+    upstream: String,
+    received: u64,
+    sent: u64,
+    dropped: u64,
+    reason: String,
+}
+
+async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std::io::Result<Done> {
+    let mut dial = Dial::new(route, ways);
+    let (mut stream, pod) = match dial.open().await? {
+        Connection::Agent(stream) => (stream, dial.pod()),
+        // Refused when the targets were looked up: it carries no datagrams.
+        Connection::Pod { .. } => return Err(std::io::ErrorKind::Unsupported.into()),
+    };
+    ways.door
+        .opened(&mut stream)
+        .await
+        .map_err(std::io::Error::other)?;
+    let upstream = stream
+        .upstream()
+        .map_or_else(|| "-".to_owned(), |address| address.to_string());
+    let notice = |notice| told(&notice, flow.peer, route);
+    let relayed = relay(
+        &mut stream,
+        &mut flow.edge,
+        &flow.queue,
+        Some(ways.udp_idle),
+        notice,
+    );
+    let lost = async {
+        match (&route.upstream, &pod) {
+            (Upstream::Pods { group, .. }, Some(pod)) => group.lost(pod).await,
+            (Upstream::Pods { .. } | Upstream::Name { .. }, _) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        end = relayed => Ok(Done {
+            upstream,
+            received: end.sent,
+            sent: end.received,
+            dropped: end.dropped,
+            reason: match end.reason {
+                Reason::Idle => "idle".to_owned(),
+                Reason::Ended => "ended by the agent".to_owned(),
+                Reason::Failed(error) => error.to_string(),
+            },
+        }),
+        // The next datagram goes to another pod.
+        () = lost => Ok(Done {
+            upstream,
+            received: 0,
+            sent: 0,
+            dropped: flow.queue.dropped(),
+            reason: "the pod is gone".to_owned(),
+        }),
+    }
+}
+
+/// A datagram could not be delivered: said once a flow, at the level of a connection that failed.
+fn told(notice: &Notice, peer: SocketAddr, route: &Route) {
+    let (Notice::Here(refusal) | Notice::There(refusal)) = notice;
+    info!(%peer, target = route.label, reason = %refusal, "datagram not delivered");
+}
