@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub mod agent_flags;
 pub mod expose_flags;
+pub mod forward_args;
 pub mod go_duration;
 pub mod kube_flags;
 pub mod port;
@@ -19,6 +20,7 @@ pub mod target;
 
 use agent_flags::AgentFlags;
 use expose_flags::ExposeFlags;
+use forward_args::ForwardArgs;
 use kube_flags::KubeFlags;
 use proxy_flags::ProxyFlags;
 
@@ -58,6 +60,9 @@ Examples:
   # let pods reach a program on this laptop
   kubectl tunnel expose 1234
 
+  # local ports for what is in the cluster
+  kubectl tunnel forward svc/web 8080:80 deploy/api :http
+
   # remove what a dead session left behind
   kubectl tunnel cleanup";
 
@@ -68,6 +73,8 @@ pub enum Command {
     Proxy(ProxyArgs),
     /// A Service in the cluster whose connections come to this laptop
     Expose(ExposeArgs),
+    /// Local ports for services, pods, workloads, hosts and addresses, TCP and UDP
+    Forward(Box<ForwardArgs>),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
     /// Print the version of the plugin and of the agents it carries

@@ -99,6 +99,9 @@ pub enum Error {
     /// A target of `forward`.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// A local port of `forward`.
+    #[error(transparent)]
+    Forward(BindError),
     /// The session is over although nobody asked for it.
     #[error("the session was lost: {reason}")]
     Lost {
@@ -161,6 +164,7 @@ impl Error {
             Self::Usage(_) | Self::AgentFlags(_) => ExitStatus::Usage,
             Self::Credentials(_)
             | Self::Bind(_)
+            | Self::Forward(_)
             | Self::Io { .. }
             | Self::Listen { .. }
             | Self::Upstream(
@@ -224,6 +228,7 @@ impl Error {
                 Some(binary_hint(error))
             }
             Self::Bind(error) => error.hint(),
+            Self::Forward(error) => forward_hint(error),
             Self::Access(AccessError::Kubeconfig(error)) => kubeconfig_hint(error),
             Self::Api(error)
             | Self::Start(StartError::Api(error) | StartError::Rights(RightsError::Api(error)))
@@ -391,6 +396,28 @@ fn failure_hint(failure: &Failure, namespace: &str) -> Option<String> {
         FailureKind::TimedOut { .. } => "allow it more time with `--pod-running-timeout`".to_owned(),
         _ => return None,
     })
+}
+
+fn forward_hint(error: &BindError) -> Option<String> {
+    match error {
+        BindError::InUse { .. } => Some(
+            "take another local port, such as `18080:80`, or any free one with `:80` or `--same-port=try`"
+                .to_owned(),
+        ),
+        BindError::Forbidden { address } => Some(format!(
+            "ports below 1024 need rights on this machine; take another one, such as `{}:{}`, or any free one with \
+             `--same-port=try`",
+            8000 + u32::from(address.port()),
+            address.port()
+        )),
+        BindError::NotOurs { .. } => {
+            Some("listen on an address of this machine: `--address 127.0.0.1`".to_owned())
+        }
+        BindError::Other { .. }
+        | BindError::SocketInUse { .. }
+        | BindError::NotASocket { .. }
+        | BindError::Socket { .. } => None,
+    }
 }
 
 fn upstream_hint(error: &UpstreamError, namespace: &str) -> Option<String> {

@@ -28,7 +28,7 @@ pub use crate::cli::target::Via;
 use crate::cli::target::{RemotePort, TargetKind, TargetSpec};
 
 /// One port of one target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// What the user named; without a namespace it is in the one in use.
     pub target: TargetSpec,

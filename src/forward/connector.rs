@@ -34,6 +34,7 @@ fn dial_error(error: &DoorError) -> DialError {
         code: match error {
             DoorError::Open(error) => error.code(),
             DoorError::Held { .. } => RefusalCode::TimedOut,
+            DoorError::NotStarted(_) => RefusalCode::ShuttingDown,
         },
         detail: error.to_string(),
     }
