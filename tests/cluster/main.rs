@@ -17,3 +17,4 @@ mod refuse;
 mod start;
 mod stream;
 mod survive;
+mod upstream;

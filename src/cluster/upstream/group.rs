@@ -184,19 +184,15 @@ impl PodGroup {
         deadline: Instant,
     ) -> Result<ChosenPod, NoPod> {
         let mut known_rx = self.0.known_tx.subscribe();
+        let mut late = false;
         loop {
             let chosen = self.choose_of(&known_rx.borrow_and_update(), port, protocol, avoid);
-            let no_pod = match chosen {
-                Err(no_pod @ (NoPod::Unknown { .. } | NoPod::Named { .. } | NoPod::NoneReady { .. })) => {
-                    no_pod
-                }
-                // Waiting gives no pod another port.
-                chosen => return chosen,
-            };
-            match time::timeout_at(deadline, known_rx.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(no_pod),
+            // Waiting gives no pod another port.
+            if late || matches!(chosen, Ok(_) | Err(NoPod::NoPort { .. })) {
+                return chosen;
             }
+            // What is said at the end is what is known then.
+            late = time::timeout_at(deadline, known_rx.changed()).await.is_err();
         }
     }
 
