@@ -480,6 +480,20 @@ mod tests {
     }
 
     #[test]
+    fn a_target_that_is_not_there_is_answered_by_the_command_that_lists_them() {
+        let error = Error::Upstream(UpstreamError::NotFound {
+            kind: "service",
+            name: "web".to_owned(),
+            namespace: "open".to_owned(),
+        });
+        assert_eq!(error.status(), ExitStatus::Failed);
+        let report = error.report("dev");
+        assert_eq!(report.summary, "service \"web\" not found in namespace open");
+        let hint = "see which there are: `kubectl get service -n open`";
+        assert_eq!(report.hint.as_deref(), Some(hint));
+    }
+
+    #[test]
     fn leaving_at_once_names_the_namespace_to_clean() {
         let hint = Error::SecondSignal.report("dev").hint.unwrap();
         assert!(hint.contains("kubectl tunnel cleanup -n dev"), "{hint}");

@@ -18,3 +18,4 @@ mod refuse;
 mod start;
 mod stream;
 mod survive;
+mod upstream;
