@@ -27,6 +27,7 @@ mod socket;
 mod socks4;
 mod socks5;
 mod target;
+mod tls;
 #[cfg(unix)]
 mod unix;
 

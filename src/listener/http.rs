@@ -169,7 +169,7 @@ impl<'a, C: Connect> Conversation<'a, C> {
             }
             if self.local.buf.first().is_some_and(|&b| !could_start_a_head(b)) {
                 return Err(NoHead::Bad(Reply::bad_request(
-                    "this is neither HTTP nor SOCKS5; this port takes no TLS",
+                    "this is neither HTTP, nor SOCKS, nor TLS",
                 )));
             }
             seen = self.local.buf.len();

@@ -175,6 +175,20 @@ async fn socks4_is_off() {
     assert!(world.opened().is_empty());
 }
 
+/// TLS has no password for a proxy.
+#[tokio::test]
+async fn tls_is_off() {
+    let world = guarded().await;
+    let answer = world
+        .send(crate::tls::client_hello("web"))
+        .await
+        .rest()
+        .await
+        .unwrap();
+    assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 49], "access_denied");
+    assert!(world.opened().is_empty());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_others_can_read_is_a_warning() {

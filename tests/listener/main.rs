@@ -11,6 +11,7 @@ mod life;
 mod session;
 mod socks4;
 mod support;
+mod tls;
 mod tunnel;
 #[cfg(unix)]
 mod unix;
