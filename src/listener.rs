@@ -16,6 +16,7 @@
 
 mod access;
 mod address;
+mod browser;
 mod connection;
 mod credentials;
 mod environment;

@@ -137,7 +137,9 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
         let reason = "TLS carries no password for --auth-file; use CONNECT or SOCKS5";
         Err(Refused::new(Alert::AccessDenied, reason))
     } else {
-        match timeout(options.limits.head, hello(&mut local)).await {
+        let read = timeout(options.limits.head, hello(&mut local)).await;
+        report.count(&local);
+        match read {
             Err(_) => return Ended::Idle,
             Ok(Err(error)) => return Ended::Local(error),
             Ok(Ok(read)) => read.and_then(|name| route(&name, &options.cluster_domain)),

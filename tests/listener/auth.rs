@@ -189,6 +189,16 @@ async fn tls_is_off() {
     assert!(world.opened().is_empty());
 }
 
+/// As Host routing, which it is another form of.
+#[tokio::test]
+async fn h2c_is_off() {
+    let world = guarded().await;
+    let mut program = world.send(crate::h2c::opening("web")).await;
+    let text = crate::h2c::goaway(&mut program, 7).await;
+    assert!(text.contains("with --auth-file"), "{text}");
+    assert!(world.opened().is_empty());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_others_can_read_is_a_warning() {

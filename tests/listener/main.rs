@@ -7,6 +7,7 @@ mod auth;
 mod browser;
 mod forward;
 mod framing;
+mod h2c;
 mod life;
 mod session;
 mod socks4;
