@@ -1,8 +1,8 @@
 //! TLS that came without being asked for a proxy: routed by the server name of its first message, port 443.
 //!
-//! The first message (`ClientHello`) is read and kept; then all bytes go to the target unchanged, and the handshake is between
-//! the program and the upstream. Nothing is decrypted here and no certificate is ours. A server name has no
-//! port, so the port is always 443; for another one there are CONNECT and SOCKS.
+//! The first message (`ClientHello`) is read and kept; then all bytes go to the target unchanged, and the
+//! handshake is between the program and the upstream. Nothing is decrypted here and no certificate is ours. A
+//! server name has no port, so the port is always 443; for another one there are CONNECT and SOCKS.
 //!
 //! Who sends TLS here may be a web page in the user's browser, as with Host routing, so the rules for names
 //! are the same (`names`): a page that rebinds its name to 127.0.0.1 sends its own name and gets an alert, and
