@@ -1,14 +1,22 @@
-//! The local port of `kubectl tunnel proxy`: HTTP proxy, SOCKS5 and Host routing on one port.
+//! The local port of `kubectl tunnel proxy`: every door of it on one TCP port or unix socket.
 //!
 //! Owns the bound ports, the accept loops and the connections' tasks. Where a connection's bytes go is
 //! behind [`Connect`]: this module knows no session, no cluster and no terminal. `command/` binds it, gives
 //! it the session and prints its addresses and warnings.
 //!
 //! ```text
-//! accept -> connection: first byte -+-> socks5: greet, request, dial, reply --+-> raw relay
-//!                                   +-> http: head, route ---- CONNECT -------+
-//!                                                         `--- request <-> response, again and again
+//! accept -> connection: first byte -+-> 5  socks5: greet, request, dial, reply --+-> raw relay
+//!                                   +-> 4  socks4: request, dial, reply ---------+
+//!                                   +-> 22 tls: server name, dial ---------------+
+//!                                   +-> http: head, route ---- CONNECT ----------+
+//!                                        |  |                                    |
+//!                                        |  `- PRI: h2c: first :authority, dial -+
+//!                                        `--- request <-> response, again and again
 //! ```
+//!
+//! Two kinds of doors: those of programs that were told of a proxy, and know to log in to one (HTTP proxy,
+//! SOCKS5), and those that go by a name alone (Host header, TLS server name, `:authority`). The latter take only
+//! the names of `names`, and are closed when passwords are asked for. SOCKS4 is told and has no password.
 //!
 //! Architecture invariants: a connection's error ends that connection only; every wait has a deadline and
 //! every buffer a bound; a connection that is not closed on purpose is reset, so that a cut is never taken
@@ -17,6 +25,7 @@
 mod accept;
 mod access;
 mod address;
+mod browser;
 mod connection;
 mod credentials;
 mod environment;
@@ -28,6 +37,7 @@ mod socket;
 mod socks4;
 mod socks5;
 mod target;
+mod tls;
 #[cfg(unix)]
 mod unix;
 

@@ -12,11 +12,12 @@ use crate::listener::{Credentials, CredentialsError, Limits, ListenAddress, Opti
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Proxy options")]
 pub struct ProxyFlags {
-    /// Address and port to listen on, or unix:PATH; repeatable; port 0 is the next free one
+    /// Address and port to listen on, or unix:PATH for a unix socket; repeatable; port 0 is the next free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
     pub listen: Vec<ListenAddress>,
 
-    /// Let only the users of this file connect (lines of user:password; turns Host routing off)
+    /// Let only the users of this file connect (lines of user:password; turns off what has no password: routing by
+    /// Host header, TLS name or h2c authority, and SOCKS4)
     #[arg(long, value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
 
@@ -31,7 +32,7 @@ pub struct ProxyFlags {
     )]
     pub print_env: Option<Shell>,
 
-    /// The cluster's DNS domain, for requests routed by their Host header
+    /// The cluster's DNS domain, for what is routed by name
     #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN, value_parser = domain)]
     pub cluster_domain: String,
 }

@@ -31,7 +31,7 @@ struct Entry {
     began: Instant,
     method: String,
     target: Option<Target>,
-    path: String,
+    path: Option<String>,
     status: Option<Status>,
 }
 
@@ -49,7 +49,7 @@ impl Entry {
             began: Instant::now(),
             method: printable(method),
             target: None,
-            path: String::new(),
+            path: None,
             status: None,
         }
     }
@@ -87,7 +87,7 @@ impl Report {
     /// What it asks for there.
     pub(super) fn path(&mut self, path: &str) {
         if let Some(entry) = &mut self.open {
-            entry.path = printable(path.split(['?', '#']).next().unwrap_or_default());
+            entry.path = path.split(['?', '#']).next().map(printable);
         }
     }
 
@@ -139,7 +139,6 @@ impl Report {
     }
 
     fn write(&mut self, entry: &Entry, ended: &Ended) {
-        let target = entry.target.as_ref().map(ToString::to_string).unwrap_or_default();
         let status = match (entry.status, ended) {
             (Some(Status::Code(code)), _) => code.to_string(),
             (Some(Status::Connected), _) => "connected".to_owned(),
@@ -148,8 +147,8 @@ impl Report {
         };
         tracing::info!(
             method = %entry.method,
-            %target,
-            path = %entry.path,
+            target = entry.target.as_ref().map(tracing::field::display),
+            path = entry.path.as_ref().map(tracing::field::display),
             %status,
             received = self.received - self.told.0,
             sent = self.sent - self.told.1,
@@ -186,7 +185,7 @@ mod tests {
         let mut report = Report::new();
         report.begin("GET");
         report.path("/a/b?token=secret");
-        let path = |report: &Report| report.open.as_ref().map(|entry| entry.path.clone()).unwrap();
+        let path = |report: &Report| report.open.as_ref().and_then(|entry| entry.path.clone()).unwrap();
         assert_eq!(path(&report), "/a/b");
         report.path("/\u{1b}[31m\u{9b}x#fragment");
         assert_eq!(path(&report), "/?[31m?x");

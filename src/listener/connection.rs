@@ -19,7 +19,7 @@ use super::local::Local;
 use super::prefixed::Prefixed;
 use super::socket::{Peer, Socket};
 use super::target::Target;
-use super::{Connect, DialError, Options, http, socks4, socks5};
+use super::{Connect, DialError, Options, http, socks4, socks5, tls};
 
 /// First byte of SOCKS5 (RFC 1928).
 const SOCKS5: u8 = 5;
@@ -124,6 +124,7 @@ async fn detect<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut R
     }
     match local.buf[0] {
         SOCKS5 => socks5::serve(local, shared, report).await,
+        tls::HANDSHAKE => tls::serve(local, shared, report).await,
         SOCKS4 => socks4::serve(local, shared, report).await,
         _ => http::serve(local, shared, report).await,
     }

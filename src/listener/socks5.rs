@@ -107,6 +107,7 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
         handshake(&mut local, shared.options.credentials.as_ref()),
     )
     .await;
+    report.count(&local);
     let requested = match handshake {
         Err(_) => return Ended::Idle,
         Ok(requested) => requested.and_then(|(command, address)| to_connect(command, &address)),

@@ -217,6 +217,39 @@ async fn raw_connections_have_one_line_at_their_end() {
 }
 
 #[tokio::test]
+async fn doors_by_name_have_a_line_too() {
+    let log = Log::start();
+    let world = World::new().await;
+    let (web, tls) = (world.upstream("web:80").await, world.upstream("web:443").await);
+    for (request, upstream) in [
+        (crate::tls::client_hello("web"), &tls),
+        (crate::h2c::opening("web"), &web),
+    ] {
+        let mut program = world.send(request).await;
+        let mut upstream = upstream.accept().await;
+        program.shutdown().await;
+        upstream.rest().await.unwrap();
+        upstream.shutdown().await;
+        program.ends().await;
+    }
+    let mut program = world.send(crate::tls::client_hello("evil.example")).await;
+    program.rest().await.unwrap();
+    let lines = log.lines(3).await;
+    has(
+        &lines[0],
+        &["method=TLS", "target=web:443", "status=connected", "reason=eof"],
+    );
+    has(
+        &lines[1],
+        &["method=h2c", "target=web:80", "path=/ ", "status=connected"],
+    );
+    has(
+        &lines[2],
+        &["method=TLS", "status=refused", "evil.example names nothing"],
+    );
+}
+
+#[tokio::test]
 async fn what_went_wrong_is_told() {
     let log = Log::start();
     let mut world = World::new().await;

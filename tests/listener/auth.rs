@@ -175,6 +175,30 @@ async fn socks4_is_off() {
     assert!(world.opened().is_empty());
 }
 
+/// TLS has no password for a proxy.
+#[tokio::test]
+async fn tls_is_off() {
+    let world = guarded().await;
+    let answer = world
+        .send(crate::tls::client_hello("web"))
+        .await
+        .rest()
+        .await
+        .unwrap();
+    assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 49], "access_denied");
+    assert!(world.opened().is_empty());
+}
+
+/// As Host routing, which it is another form of.
+#[tokio::test]
+async fn h2c_is_off() {
+    let world = guarded().await;
+    let mut program = world.send(crate::h2c::opening("web")).await;
+    let text = crate::h2c::goaway(&mut program, 7).await;
+    assert!(text.contains("with --auth-file"), "{text}");
+    assert!(world.opened().is_empty());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_others_can_read_is_a_warning() {

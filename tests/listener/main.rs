@@ -7,10 +7,12 @@ mod auth;
 mod browser;
 mod forward;
 mod framing;
+mod h2c;
 mod life;
 mod session;
 mod socks4;
 mod support;
+mod tls;
 mod tunnel;
 #[cfg(unix)]
 mod unix;

@@ -271,12 +271,12 @@ impl Upstream {
     }
 
     pub(crate) async fn accept(&self) -> Peer {
-        Peer::new(
-            soon("a connection to the upstream", self.0.accept())
-                .await
-                .unwrap()
-                .0,
-        )
+        Peer::new(self.accept_stream().await)
+    }
+
+    pub(crate) async fn accept_stream(&self) -> TcpStream {
+        let accepted = soon("a connection to the upstream", self.0.accept()).await;
+        accepted.unwrap().0
     }
 
     /// Accepts, and reads a request head.
