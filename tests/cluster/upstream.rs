@@ -35,7 +35,9 @@ async fn pods_of(server: &ApiServer, target: &str, port: &str, via: Via) -> (Pod
         via,
     };
     let resolved = upstream::resolve(server, &[wanted]).await.expect("resolved");
-    let Some(Upstream::Pods { group, port: remote }) = resolved.upstreams.into_iter().next() else {
+    let Some(Upstream::Pods { group, port: remote }) =
+        resolved.targets.into_iter().next().map(|target| target.upstream)
+    else {
         panic!("{target} is no pods");
     };
     port.remote = remote;
