@@ -219,8 +219,8 @@ pub(super) fn was_refused(error: &io::Error) -> bool {
 
 /// Why an upstream was not connected, if that is what an error means.
 fn refusal_code(error: &io::Error) -> Option<RefusalCode> {
-    if PortForwardError::find(error).is_some() {
-        return Some(RefusalCode::ConnectionRefused);
+    if let Some(error) = PortForwardError::find(error) {
+        return error.is_unconnected().then_some(RefusalCode::ConnectionRefused);
     }
     match OpenError::from_io(error) {
         Some(OpenError::Refused(refusal)) => Some(refusal.code),
