@@ -7,6 +7,7 @@ mod cleanup;
 mod end;
 mod entrance;
 mod expose;
+mod forward;
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod harness;
 mod interrupt;
