@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub mod agent_flags;
 pub mod expose_flags;
+pub mod forward_args;
 pub mod go_duration;
 pub mod kube_flags;
 pub mod port;
@@ -19,6 +20,7 @@ pub mod target;
 
 use agent_flags::AgentFlags;
 use expose_flags::ExposeFlags;
+use forward_args::ForwardArgs;
 use kube_flags::KubeFlags;
 use proxy_flags::ProxyFlags;
 
@@ -58,16 +60,21 @@ Examples:
   # let pods reach a program on this laptop
   kubectl tunnel expose 1234
 
+  # local ports for what is in the cluster
+  kubectl tunnel forward svc/web 8080:80 deploy/api :http
+
   # remove what a dead session left behind
   kubectl tunnel cleanup";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// One local port that speaks HTTP proxy, SOCKS5 and routes by Host header
+    /// One local port that speaks HTTP proxy and SOCKS, and routes plain HTTP, TLS and h2c by name
     Proxy(ProxyArgs),
     /// A Service in the cluster whose connections come to this laptop
     Expose(ExposeArgs),
+    /// Local ports for services, pods, workloads, hosts and addresses, TCP and UDP
+    Forward(Box<ForwardArgs>),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
     /// Print the version of the plugin and of the agents it carries
@@ -148,12 +155,27 @@ pub struct ProxyArgs {
 const PROXY_EXAMPLES: &str = "\
 Names are resolved in the cluster, as a pod of the namespace would: web, web.other, web.other.svc, a pod's IP.
 
+The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5, SOCKS4 and 4a,
+and, by name alone, plain HTTP (Host header), TLS (server name, port 443) and HTTP/2 without TLS (:authority). By
+name alone only names of the cluster are taken: NAME, NAME.localhost, NAME.NAMESPACE.svc, the cluster's domain.
+
 Examples:
   # one port for everything
   kubectl tunnel proxy
   curl -x http://127.0.0.1:6080 http://web/
   curl --socks5-hostname 127.0.0.1:6080 http://web.dev.svc.cluster.local/
   curl -H 'Host: web' http://127.0.0.1:6080/
+
+  # TLS by its server name, always to port 443; HTTP/2 without TLS (gRPC) by the :authority of its first request
+  curl --connect-to web.dev.svc:443:127.0.0.1:6080 https://web.dev.svc/
+  grpcurl -plaintext -authority api.dev.svc:8080 127.0.0.1:6080 list
+
+  # a unix socket, which only you can open
+  kubectl tunnel proxy --listen unix:/tmp/tunnel.sock
+  curl --unix-socket /tmp/tunnel.sock http://web/
+
+  # one line for each request
+  kubectl tunnel proxy -v
 
   # for a whole shell: any free port, and the variables programs look at
   eval \"$(kubectl tunnel proxy --listen 127.0.0.1:0 --print-env &)\"    # kill $KUBECTL_TUNNEL_PID ends it

@@ -1,6 +1,6 @@
 //! One verb a file; the only place where cluster, session, listener and terminal meet.
 //!
-//! [`tunnel`] is the life of a session, which `proxy` and `expose` share.
+//! [`tunnel`] is the life of a session, which `proxy`, `expose` and `forward` share.
 
 use std::sync::OnceLock;
 
@@ -13,6 +13,7 @@ use crate::ui::Printer;
 mod attach;
 mod cleanup;
 mod expose;
+mod forward;
 mod narrate;
 mod proxy;
 mod ready;
@@ -73,6 +74,7 @@ impl LastWords {
 pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
     match command {
         Command::Proxy(arguments) => proxy::run(&arguments, context).await,
+        Command::Forward(arguments) => forward::run(&arguments, context).await,
         Command::Expose(arguments) => expose::run(&arguments, context).await,
         Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
         Command::Version(_) => {

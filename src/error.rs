@@ -99,6 +99,9 @@ pub enum Error {
     /// A target of `forward`.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// A local port of `forward`.
+    #[error(transparent)]
+    Forward(BindError),
     /// The session is over although nobody asked for it.
     #[error("the session was lost: {reason}")]
     Lost {
@@ -161,6 +164,7 @@ impl Error {
             Self::Usage(_) | Self::AgentFlags(_) => ExitStatus::Usage,
             Self::Credentials(_)
             | Self::Bind(_)
+            | Self::Forward(_)
             | Self::Io { .. }
             | Self::Listen { .. }
             | Self::Upstream(
@@ -224,6 +228,7 @@ impl Error {
                 Some(binary_hint(error))
             }
             Self::Bind(error) => error.hint(),
+            Self::Forward(error) => forward_hint(error),
             Self::Access(AccessError::Kubeconfig(error)) => kubeconfig_hint(error),
             Self::Api(error)
             | Self::Start(StartError::Api(error) | StartError::Rights(RightsError::Api(error)))
@@ -393,6 +398,28 @@ fn failure_hint(failure: &Failure, namespace: &str) -> Option<String> {
     })
 }
 
+fn forward_hint(error: &BindError) -> Option<String> {
+    match error {
+        BindError::InUse { .. } => Some(
+            "take another local port, such as `18080:80`, or any free one with `:80` or `--same-port=try`"
+                .to_owned(),
+        ),
+        BindError::Forbidden { address } => Some(format!(
+            "ports below 1024 need rights on this machine; take another one, such as `{}:{}`, or any free one with \
+             `--same-port=try`",
+            8000 + u32::from(address.port()),
+            address.port()
+        )),
+        BindError::NotOurs { .. } => {
+            Some("listen on an address of this machine: `--address 127.0.0.1`".to_owned())
+        }
+        BindError::Other { .. }
+        | BindError::SocketInUse { .. }
+        | BindError::NotASocket { .. }
+        | BindError::Socket { .. } => None,
+    }
+}
+
 fn upstream_hint(error: &UpstreamError, namespace: &str) -> Option<String> {
     match error {
         UpstreamError::NotFound { kind, namespace, .. } => Some(format!(
@@ -450,6 +477,20 @@ mod tests {
         let address = "203.0.113.1:6080".parse().unwrap();
         let report = Error::Bind(BindError::NotOurs { address }).report("dev");
         assert!(report.hint.unwrap().contains("own address"));
+    }
+
+    #[test]
+    fn a_target_that_is_not_there_is_answered_by_the_command_that_lists_them() {
+        let error = Error::Upstream(UpstreamError::NotFound {
+            kind: "service",
+            name: "web".to_owned(),
+            namespace: "open".to_owned(),
+        });
+        assert_eq!(error.status(), ExitStatus::Failed);
+        let report = error.report("dev");
+        assert_eq!(report.summary, "service \"web\" not found in namespace open");
+        let hint = "see which there are: `kubectl get service -n open`";
+        assert_eq!(report.hint.as_deref(), Some(hint));
     }
 
     #[test]

@@ -16,8 +16,8 @@
 //! | [`command`] | one verb a file; the life of a session; where the parts meet |
 //! | [`cluster`] | kubeconfig, the API client, the objects and their life, exec as a byte pipe |
 //! | [`session`] | the session with one agent, over as many transports as it takes; where it stands |
-//! | [`listener`] | the local port: HTTP proxy, SOCKS5, Host routing |
-//! | [`forward`] | targets as streams of the session |
+//! | [`listener`] | the local port: HTTP proxy, SOCKS, routing by Host header, TLS name and h2c authority |
+//! | [`forward`] | local ports of `forward`, TCP and UDP; the ways to an upstream |
 //! | [`reverse`] | connections from the cluster to local programs |
 //! | [`ui`] | the terminal, JSON events, the ready file |
 //! | [`error`] | exit codes and hints |

@@ -49,7 +49,10 @@ fn main() -> ExitCode {
     };
     let shutdown = Shutdown::default();
     let (command, context) = Context::new(cli, printer.clone(), shutdown.clone(), env);
-    let is_session = matches!(command, Command::Proxy(_) | Command::Expose(_));
+    let is_session = matches!(
+        command,
+        Command::Proxy(_) | Command::Expose(_) | Command::Forward(_)
+    );
     let result = runtime.block_on(async {
         let signals = shutdown.listen().map_err(signals_error)?;
         tokio::select! {

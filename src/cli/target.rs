@@ -146,9 +146,9 @@ pub enum TargetError {
     /// `ip/` with something else.
     #[error("`{0}` is not an IP address; a name is `host/{0}`")]
     NotAnAddress(String),
-    /// `host/` with an address.
+    /// An address without a type, or as a host.
     #[error("`{0}` is an address: type `ip/{0}`")]
-    AddressAsHost(String),
+    Address(String),
 }
 
 fn known_types() -> String {
@@ -161,6 +161,10 @@ impl FromStr for TargetSpec {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (kind, name) = match text.split_once('/') {
+            // Kubernetes would allow it as a pod's name; nobody means that.
+            None if text.parse::<IpAddr>().is_ok() => {
+                return Err(TargetError::Address(text.to_owned()));
+            }
             None => (TargetKind::Pod, text),
             Some((given, name)) => {
                 let unknown = || TargetError::UnknownType {
@@ -210,7 +214,7 @@ fn service(text: &str) -> Result<(String, Option<String>), TargetError> {
 
 fn host(text: &str) -> Result<String, TargetError> {
     if text.parse::<IpAddr>().is_ok() || text.starts_with('[') {
-        return Err(TargetError::AddressAsHost(text.to_owned()));
+        return Err(TargetError::Address(text.to_owned()));
     }
     if names::is_host(text) {
         return Ok(text.to_owned());

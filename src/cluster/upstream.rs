@@ -28,7 +28,7 @@ pub use crate::cli::target::Via;
 use crate::cli::target::{RemotePort, TargetKind, TargetSpec};
 
 /// One port of one target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// What the user named; without a namespace it is in the one in use.
     pub target: TargetSpec,
@@ -144,7 +144,7 @@ pub async fn resolve(server: &ApiServer, wanted: &[Wanted]) -> Result<Resolved, 
         found,
         slices,
         groups: BTreeMap::new(),
-        warnings: Vec::new(),
+        unchecked: BTreeMap::new(),
     };
     let targets = wanted
         .iter()
@@ -152,7 +152,7 @@ pub async fn resolve(server: &ApiServer, wanted: &[Wanted]) -> Result<Resolved, 
         .collect::<Result<_, _>>()?;
     Ok(Resolved {
         targets,
-        warnings: resolving.warnings,
+        warnings: resolving.warnings(),
     })
 }
 
@@ -220,7 +220,8 @@ struct Resolving<'a> {
     slices: Slices,
     /// Ports of one target share a group, and so one watch.
     groups: BTreeMap<Key, PodGroup>,
-    warnings: Vec<String>,
+    /// Ports of Services that may not be read, by namespace.
+    unchecked: BTreeMap<String, Vec<String>>,
 }
 
 impl Resolving<'_> {
@@ -288,10 +289,8 @@ impl Resolving<'_> {
             && is_forbidden(&error)
             && key.namespace != self.own_namespace
         {
-            self.warnings.push(format!(
-                "services in namespace {} may not be read: whether {} has port {port} is not known",
-                key.namespace, wanted.target
-            ));
+            let unchecked = self.unchecked.entry(key.namespace.clone()).or_default();
+            unchecked.push(format!("{} {port}", wanted.target));
             return Ok(Target {
                 upstream: name(key, *port),
                 number: *port,
@@ -301,6 +300,16 @@ impl Resolving<'_> {
             target: wanted.target.to_string(),
             source: error,
         })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let warning = |(namespace, ports): (&String, &Vec<String>)| {
+            format!(
+                "services in namespace {namespace} may not be read; not checked: {}",
+                ports.join(", ")
+            )
+        };
+        self.unchecked.iter().map(warning).collect()
     }
 }
 

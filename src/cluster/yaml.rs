@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde_saphyr::UserMessageFormatter;
+
 /// What is wrong with a YAML text, and in which line.
 #[derive(Debug)]
 pub struct YamlError(Box<serde_saphyr::Error>);
@@ -23,7 +25,9 @@ impl From<serde_saphyr::Error> for YamlError {
 
 impl fmt::Display for YamlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.without_snippet().fmt(f)
+        // The library's own words are for programmers: they name its options.
+        let error = self.0.without_snippet();
+        f.write_str(&error.render_with_formatter(&UserMessageFormatter))
     }
 }
 

@@ -40,7 +40,9 @@ pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(),
         verb: "expose",
         proxy: arguments.proxy.then(|| ProxyPlan::new(&arguments.proxy_flags)),
         expose: Some(expose),
+        forward: None,
         session: &arguments.session,
+        on_demand: None,
     };
     tunnel::run(plan, context).await
 }

@@ -85,8 +85,8 @@ impl Narrator {
         *lock(&self.facts) = Some(facts);
     }
 
-    /// Another agent does the work.
-    pub(super) fn replaced(&self, agent: &Agent, expose: Option<&ExposePlan>) {
+    /// Another agent does the work, or none.
+    pub(super) fn agent(&self, agent: Option<&Agent>, expose: Option<&ExposePlan>) {
         if let Some(facts) = lock(&self.facts).as_mut() {
             ready::renew(&mut facts.ready, agent, expose);
             facts.rewrite();
@@ -172,7 +172,7 @@ impl Told {
                     ));
                 }
             }
-            Phase::Connecting | Phase::Draining | Phase::Closed => {}
+            Phase::Idle { .. } | Phase::Connecting | Phase::Draining | Phase::Closed => {}
         }
     }
 }
@@ -180,6 +180,10 @@ impl Told {
 /// The state of a phase; none once all is over, which other events tell.
 fn state_of(phase: &Phase) -> Option<State> {
     Some(match phase {
+        Phase::Idle { failure } => State {
+            reason: failure.as_deref().map(str::to_owned),
+            ..StateName::Idle.into()
+        },
         Phase::Connecting => StateName::Connecting.into(),
         Phase::Ready { transport, after } => State {
             transport: Some(*transport),

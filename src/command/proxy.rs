@@ -16,7 +16,9 @@ pub(super) async fn run(arguments: &ProxyArgs, context: &Context) -> Result<(), 
         verb: "proxy",
         proxy: Some(ProxyPlan::new(&arguments.proxy)),
         expose: None,
+        forward: None,
         session: &arguments.session,
+        on_demand: None,
     };
     tunnel::run(plan, context).await
 }

@@ -3,35 +3,38 @@
 use super::expose::ExposePlan;
 use crate::cli::port::Protocol;
 use crate::cluster::agent::Agent;
-use crate::listener::LocalAddress;
 use crate::ui::Event;
 use crate::ui::event::{ExposedPort, ExposedService, LocalListener, MovedService, Ready, StateName};
 
-/// What a session offers, for its ready event.
-pub(super) fn event(agent: &Agent, expose: Option<&ExposePlan>, addresses: &[LocalAddress]) -> Ready {
+/// What a session offers, for its ready event; without an agent yet if it starts on demand.
+pub(super) fn event(
+    namespace: &str,
+    agent: Option<&Agent>,
+    expose: Option<&ExposePlan>,
+    listeners: Vec<LocalListener>,
+) -> Ready {
     Ready {
-        session: agent.session.to_string(),
-        namespace: agent.namespace.clone(),
-        pod: agent.pod_name.clone(),
+        session: agent.map(|agent| agent.session.to_string()),
+        namespace: namespace.to_owned(),
+        pod: agent.map(|agent| agent.pod_name.clone()),
         pid: std::process::id(),
-        listeners: addresses
-            .iter()
-            .map(|address| LocalListener {
-                kind: "proxy",
-                address: address.to_string(),
-            })
-            .collect(),
-        services: services(agent, expose),
-        state: StateName::Ready,
+        listeners,
+        services: agent.map(|agent| services(agent, expose)).unwrap_or_default(),
+        state: if agent.is_some() {
+            StateName::Ready
+        } else {
+            StateName::Idle
+        },
         reason: None,
         attempt: None,
     }
 }
 
-/// The same with another agent.
-pub(super) fn renew(ready: &mut Ready, agent: &Agent, expose: Option<&ExposePlan>) {
-    ready.pod.clone_from(&agent.pod_name);
-    ready.services = services(agent, expose);
+/// The same with another agent, or none.
+pub(super) fn renew(ready: &mut Ready, agent: Option<&Agent>, expose: Option<&ExposePlan>) {
+    ready.session = agent.map(|agent| agent.session.to_string());
+    ready.pod = agent.map(|agent| agent.pod_name.clone());
+    ready.services = agent.map(|agent| services(agent, expose)).unwrap_or_default();
 }
 
 fn services(agent: &Agent, expose: Option<&ExposePlan>) -> Vec<ExposedService> {

@@ -1,6 +1,6 @@
 //! The life of a session, from nothing to nothing: start, attach, serve, drain, delete.
 //!
-//! `proxy` and `expose` say what is to be served ([`Plan`]); everything else is the same for both. Whatever
+//! `proxy`, `expose` and `forward` say what is to be served ([`Plan`]); everything else is the same for all. Whatever
 //! happens on the way, what was made in the cluster is deleted at the end, and how that went is told.
 //!
 //! ```text
@@ -11,17 +11,19 @@
 //! ```
 //!
 //! Lost transports are the session's business and never seen here; what became of a lost agent is decided in
-//! [`loss`], the next one made in [`agents`].
+//! [`loss`], the next one made in [`agents`]. With `--on-demand` a command has one session after the other, and none
+//! in between ([`on_demand`]); the local ports ([`doors`]) stay.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tunnel_wire::hello::Secret;
 
 use super::expose::{self, ExposePlan, Listening};
+use super::forward::ForwardPlan;
 use super::narrate::{Facts, Narrator};
 use super::proxy::environment_lines;
 use super::{Context, ready};
@@ -34,22 +36,27 @@ use crate::cluster::names::SessionId;
 use crate::cluster::options::AgentOptions;
 use crate::cluster::service;
 use crate::error::Error;
-use crate::forward::SessionConnector;
-use crate::listener::{Bound, Listener, LocalAddress, Shell};
+use crate::listener::Shell;
 use crate::reverse::{self, Gate};
 use crate::session::{Phase, Settings, StandingTx, WallClock};
 use crate::ui::event::ReadyFile;
 use crate::ui::{Event, Output};
 
 use self::agents::Live;
+use self::doors::Doors;
 use self::loss::{Loss, Verdict};
 
 mod agents;
+mod doors;
 mod loss;
+mod on_demand;
 mod removal;
 
 /// How long open connections may take to end once the user asked for the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a drain takes before it is said that it does.
+const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
 /// How long the agent may take to answer a goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,13 +67,16 @@ const LEAST_AGE: Duration = Duration::from_secs(1);
 /// How long a Service may take to have the agent as its endpoint (measured: 1.2 s with a new pod).
 const SERVICE_WAIT: Duration = Duration::from_secs(5);
 
-/// What a session is to serve.
+/// What a command is to serve.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) verb: &'static str,
     pub(super) proxy: Option<ProxyPlan<'a>>,
     pub(super) expose: Option<ExposePlan>,
+    pub(super) forward: Option<ForwardPlan>,
     pub(super) session: &'a SessionFlags,
+    /// The agent starts with the first connection, and goes when there was none for so long.
+    pub(super) on_demand: Option<Duration>,
 }
 
 /// The local port of a session.
@@ -85,7 +95,7 @@ impl<'a> ProxyPlan<'a> {
     }
 }
 
-/// Runs a session until the user, the cluster or an error ends it.
+/// Runs a command until the user, the cluster or an error ends it.
 pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> {
     let options = plan.session.agent.validate().map_err(Error::AgentFlags)?;
     if plan.session.transport_max_age.is_some_and(|age| age < LEAST_AGE) {
@@ -102,22 +112,12 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
         () = orderly.cancelled() => return Ok(()),
     };
     context.last_words.in_namespace(server.namespace());
-    // A port that is taken is known before anything is made.
-    let bound = match &plan.proxy {
-        Some(proxy) => {
-            let options = proxy
-                .flags
-                .options(server.namespace())
-                .map_err(Error::Credentials)?;
-            Some(Listener::bind(options).await?)
-        }
-        None => None,
+    // A target that is not there and a port that is taken are known before anything is made.
+    let doors = tokio::select! {
+        doors = Doors::open(&plan, &server, context) => doors?,
+        () = orderly.cancelled() => return Ok(()),
     };
-    for warning in bound.iter().flat_map(Bound::warnings) {
-        context.printer.warn(&warning.to_string());
-    }
-    let footprint = Footprint::new(server.namespace(), SessionId::random(), options.keep);
-    let tunnel = Tunnel {
+    let stage = Stage {
         settings: Settings {
             reconnect_max: plan.session.reconnect_max,
             transport_max_age: plan.session.transport_max_age,
@@ -127,66 +127,181 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
         context,
         access: access.pinned_to(&server),
         server: &server,
-        footprint: &footprint,
         options,
-        secret: Secret::new(rand::random()),
         standing_tx: narrator.standing(),
         narrator,
-        began: SystemTime::now(),
     };
-    let result = tunnel.live(bound).await;
-    tunnel.narrator.end().await;
-    context.printer.steps_done();
-    tunnel.remove(result).await
+    match plan.on_demand {
+        None => stage.one_session(doors).await,
+        Some(idle_timeout) => {
+            let result = on_demand::run(&stage, doors, idle_timeout).await;
+            stage.narrator.end().await;
+            context.printer.steps_done();
+            result
+        }
+    }
 }
 
-struct Tunnel<'a> {
+/// What all sessions of a command share.
+struct Stage<'a> {
     plan: &'a Plan<'a>,
     context: &'a Context,
     access: Access,
     server: &'a ApiServer,
-    footprint: &'a Footprint,
     options: AgentOptions,
     settings: Settings,
-    secret: Secret,
     standing_tx: StandingTx,
     narrator: Narrator,
+}
+
+/// One session.
+struct Tunnel<'a> {
+    stage: &'a Stage<'a>,
+    footprint: Footprint,
+    secret: Secret,
     began: SystemTime,
 }
 
-/// What is served while the session lasts.
+/// Why a session ended as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The user asked for it.
+    Asked,
+    /// Nobody uses it any more.
+    Idle,
+}
+
+/// What is served, for as long as the command lasts.
 struct Serving {
     tasks: JoinSet<()>,
     drain: CancellationToken,
     listening: Listening,
 }
 
+impl Serving {
+    fn new() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            drain: CancellationToken::new(),
+            listening: Listening::none(),
+        }
+    }
+
+    /// Lets open connections end, for a while; new ones are refused.
+    async fn drain(&mut self) {
+        self.drain.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        // What has not ended by then is reset.
+        drop(timeout(DRAIN_TIMEOUT, drained).await);
+    }
+}
+
+impl Stage<'_> {
+    async fn one_session(&self, doors: Doors) -> Result<(), Error> {
+        let tunnel = Tunnel::new(self);
+        let result = tunnel.live(doors).await;
+        self.narrator.end().await;
+        self.context.printer.steps_done();
+        tunnel.remove(result).await
+    }
+
+    /// Serves the local ports, and says that all is ready.
+    fn open_doors(&self, doors: Doors, serving: &mut Serving, agent: Option<&Agent>) -> Result<(), Error> {
+        let printer = &self.context.printer;
+        let (listeners, proxy_address) = (doors.listeners(), doors.proxy_address());
+        let hold = self.options.hold;
+        let start = match self.plan.on_demand {
+            Some(_) => self.options.pod_running_timeout.max(hold),
+            None => hold,
+        };
+        let door = self.standing_tx.door_with_start(hold, start);
+        doors.serve(
+            &mut serving.tasks,
+            &door,
+            hold,
+            self.server,
+            printer,
+            &serving.drain,
+        );
+        if agent.is_some() {
+            self.standing_tx.complete(Duration::ZERO);
+        }
+        printer.steps_done();
+        let expose = self.plan.expose.as_ref();
+        let ready = ready::event(self.server.namespace(), agent, expose, listeners);
+        let facts = Facts::new(ready.clone(), self.plan.session.ready_file.as_deref())?;
+        let print_env = self.plan.proxy.as_ref().and_then(|proxy| proxy.print_env);
+        match (print_env, proxy_address) {
+            (Some(shell), Some(address)) if printer.output() == Output::Text => {
+                printer.last_data(&environment_lines(shell, address, self.server, self.context));
+            }
+            _ => printer.event(&Event::Ready(ready)),
+        }
+        self.narrator.ready(facts);
+        let notes = match agent {
+            Some(agent) => ready::notes(agent, expose),
+            None => vec![format!(
+                "the first connection starts an agent in namespace {}; Ctrl-C ends this command",
+                self.server.namespace()
+            )],
+        };
+        for note in notes {
+            printer.note(&note);
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Tunnel<'a> {
+    fn new(stage: &'a Stage<'a>) -> Self {
+        Self {
+            stage,
+            footprint: Footprint::new(stage.server.namespace(), SessionId::random(), stage.options.keep),
+            secret: Secret::new(rand::random()),
+            began: SystemTime::now(),
+        }
+    }
+}
+
 impl Tunnel<'_> {
     /// From nothing to the end of the session: `Ok` when the user asked for it.
-    async fn live(&self, bound: Option<Bound>) -> Result<(), Error> {
-        let orderly = self.context.shutdown.orderly();
+    async fn live(&self, doors: Doors) -> Result<(), Error> {
+        let orderly = self.stage.context.shutdown.orderly();
         let mut live = tokio::select! {
             live = self.come_up() => live?,
             () = orderly.cancelled() => return Ok(()),
         };
-        let mut serving = Serving {
-            tasks: JoinSet::new(),
-            drain: CancellationToken::new(),
-            listening: Listening::none(),
-        };
+        let mut serving = Serving::new();
         tokio::select! {
-            served = self.serve(&mut live, bound, &mut serving) => served?,
-            () = orderly.cancelled() => return self.leave(live, serving).await,
+            served = self.serve(&mut live, doors, &mut serving) => served?,
+            () = orderly.cancelled() => return self.leave(live, &mut serving).await,
         }
+        self.watch_over(live, &mut serving).await.map(drop)
+    }
+
+    /// Keeps the session, over as many agents as it takes, until it ends as it should.
+    async fn watch_over(&self, mut live: Live, serving: &mut Serving) -> Result<End, Error> {
+        let orderly = self.stage.context.shutdown.orderly();
         loop {
+            let session = live.running.session.clone();
             let loss = tokio::select! {
                 biased;
-                () = orderly.cancelled() => return self.leave(live, serving).await,
-                loss = Loss::of(self.server, &mut live, &mut serving.listening) => loss,
+                () = orderly.cancelled() => {
+                    return self.leave(live, serving).await.map(|()| End::Asked);
+                }
+                loss = Loss::of(self.stage.server, &mut live, &mut serving.listening) => loss,
+                () = on_demand::unused(&session, self.stage.plan.on_demand) => {
+                    if on_demand::retire(&self.stage.standing_tx, session).await {
+                        return self.goodbye(live).await.map(|()| End::Idle);
+                    }
+                    continue;
+                }
             };
             let verdict = tokio::select! {
                 verdict = self.judge(loss, &live) => verdict,
-                () = orderly.cancelled() => return self.leave(live, serving).await,
+                () = orderly.cancelled() => {
+                    return self.leave(live, serving).await.map(|()| End::Asked);
+                }
             };
             let reason = match verdict {
                 Verdict::Replace(reason) => reason,
@@ -194,16 +309,16 @@ impl Tunnel<'_> {
                 Verdict::Lost(reason) => return Err(self.lost(reason, &live)),
             };
             live = tokio::select! {
-                next = self.replace(live, reason, &mut serving) => next?,
+                next = self.replace(live, reason, serving) => next?,
                 // There is nothing to drain, and nobody to say goodbye to.
-                () = orderly.cancelled() => return Ok(()),
+                () = orderly.cancelled() => return Ok(End::Asked),
             };
         }
     }
 
     /// Opens every door and says so.
-    async fn serve(&self, live: &mut Live, bound: Option<Bound>, serving: &mut Serving) -> Result<(), Error> {
-        let printer = &self.context.printer;
+    async fn serve(&self, live: &mut Live, doors: Doors, serving: &mut Serving) -> Result<(), Error> {
+        let printer = &self.stage.context.printer;
         let gate = Gate::default();
         self.serve_incoming(live, &gate, serving);
         if let Some(service) = &live.agent.service {
@@ -212,29 +327,7 @@ impl Tunnel<'_> {
             self.wait_for_service(&live.agent).await;
             expose::announce(&live.running.session, service, &gate).await;
         }
-        let addresses = bound.as_ref().map(Bound::addresses).unwrap_or_default();
-        if let Some(bound) = bound {
-            let door = self.standing_tx.door(self.options.hold);
-            serving
-                .tasks
-                .spawn(bound.serve(SessionConnector(door), serving.drain.clone()));
-        }
-        self.standing_tx.complete(Duration::ZERO);
-        printer.steps_done();
-        let ready = ready::event(&live.agent, self.plan.expose.as_ref(), &addresses);
-        let facts = Facts::new(ready.clone(), self.plan.session.ready_file.as_deref())?;
-        let print_env = self.plan.proxy.as_ref().and_then(|proxy| proxy.print_env);
-        match (print_env, addresses.iter().find_map(LocalAddress::tcp)) {
-            (Some(shell), Some(address)) if printer.output() == Output::Text => {
-                printer.last_data(&environment_lines(shell, address, self.server, self.context));
-            }
-            _ => printer.event(&Event::Ready(ready)),
-        }
-        self.narrator.ready(facts);
-        for note in ready::notes(&live.agent, self.plan.expose.as_ref()) {
-            printer.note(&note);
-        }
-        Ok(())
+        self.stage.open_doors(doors, serving, Some(&live.agent))
     }
 
     /// Waits until the Service leads to this agent, but not for ever: some clusters do not tell.
@@ -248,9 +341,9 @@ impl Tunnel<'_> {
         else {
             return;
         };
-        if !service::wait_ready(self.server, namespace, &service.name, pod_uid, SERVICE_WAIT).await {
+        if !service::wait_ready(self.stage.server, namespace, &service.name, pod_uid, SERVICE_WAIT).await {
             let note = format!("service {} is not reported ready yet", service.name);
-            self.context.printer.note(&note);
+            self.stage.context.printer.note(&note);
         }
     }
 
@@ -259,7 +352,7 @@ impl Tunnel<'_> {
         let Some(incoming) = live.running.incoming.take() else {
             return;
         };
-        let routes = match (&self.plan.expose, &live.agent.service) {
+        let routes = match (&self.stage.plan.expose, &live.agent.service) {
             (Some(plan), Some(service)) => plan.routes(service),
             _ => Arc::from([]),
         };
@@ -270,34 +363,40 @@ impl Tunnel<'_> {
     }
 
     /// The orderly end, up to the deletion: connections drain, both ends say goodbye.
-    async fn leave(&self, mut live: Live, mut serving: Serving) -> Result<(), Error> {
-        let at_once = self.context.shutdown.at_once();
-        self.standing_tx.set_phase(Phase::Draining);
-        serving.drain.cancel();
+    async fn leave(&self, live: Live, serving: &mut Serving) -> Result<(), Error> {
+        self.stage.standing_tx.set_phase(Phase::Draining);
         // A listener is a stream as well, but nothing to wait for.
         let listeners = live
             .agent
             .service
             .as_ref()
             .map_or(0, |service| service.ports.len());
-        if live.running.session.streams() > listeners {
-            self.context
-                .printer
-                .step("waiting for open connections; once more to leave at once");
-        }
-        let drained = async { while serving.tasks.join_next().await.is_some() {} };
+        let said = async {
+            sleep(DRAIN_QUIET).await;
+            if live.running.session.streams() > listeners {
+                self.stage
+                    .context
+                    .printer
+                    .step("waiting for open connections; once more to leave at once");
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
-            // What has not ended by then is reset with the session.
-            _ = timeout(DRAIN_TIMEOUT, drained) => {}
-            () = at_once.cancelled() => return Err(Error::SecondSignal),
+            () = serving.drain() => {}
+            () = said => {}
+            () = self.stage.context.shutdown.at_once().cancelled() => return Err(Error::SecondSignal),
         }
+        self.goodbye(live).await
+    }
+
+    async fn goodbye(&self, mut live: Live) -> Result<(), Error> {
         tokio::select! {
             // The agent leaves by itself when this is not answered.
             over = timeout(GOODBYE_TIMEOUT, live.running.goodbye()) => match over {
                 Ok(over) if over.is_takeover() => Err(self.taken_over()),
                 Ok(_) | Err(_) => Ok(()),
             },
-            () = at_once.cancelled() => Err(Error::SecondSignal),
+            () = self.stage.context.shutdown.at_once().cancelled() => Err(Error::SecondSignal),
         }
     }
 }

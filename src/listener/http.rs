@@ -1,4 +1,4 @@
-//! HTTP/1 at the local port: requests one after the other, each sent where its head says.
+//! HTTP at the local port. HTTP/1: requests one after the other, each sent where its head says.
 //!
 //! ```text
 //! next_head -> check the password -> route -+-> CONNECT: dial, 200, raw relay
@@ -8,11 +8,13 @@
 //! ```
 //!
 //! The next head is looked at only when the last response has ended, so pipelined requests are answered in
-//! order. What is passed on and how it is framed is in `http/`; nothing here reads a body.
+//! order. What is passed on and how it is framed is in `http/`; nothing here reads a body. A connection that
+//! starts as HTTP/2 is `h2c`'s.
 
 mod body;
 mod exchange;
 mod fields;
+mod h2c;
 mod head;
 mod pac;
 mod reply;
@@ -79,6 +81,8 @@ enum Step<'a, C: Connect> {
 enum NoHead {
     /// Tell the program why, and end.
     Bad(Reply),
+    /// The connection turns out to be HTTP/2.
+    Http2,
     /// The connection is over.
     Over(Ended),
     /// The program's end failed, or it left in the middle of a head.
@@ -106,6 +110,7 @@ impl<'a, C: Connect> Conversation<'a, C> {
             Err(NoHead::Bad(reply)) => return self.reply_and_end(&reply, false).await,
             Err(NoHead::Lost(error)) => return Step::End(Ended::Local(error)),
             Err(NoHead::Over(ended)) => return self.over(ended),
+            Err(NoHead::Http2) => return Step::End(h2c::serve(self.local, self.shared, self.report).await),
         };
         self.report.begin(&head.method);
         if head.target.starts_with('/') {
@@ -161,6 +166,9 @@ impl<'a, C: Connect> Conversation<'a, C> {
             if let Some(length) =
                 head_length(&self.local.buf, seen).filter(|&length| length <= REQUEST_HEAD_LIMIT)
             {
+                if self.report.is_fresh() && self.local.buf.starts_with(h2c::START) {
+                    return Err(NoHead::Http2);
+                }
                 let raw = self.local.buf.split_to(length).freeze();
                 return RequestHead::parse(raw).map_err(|error| NoHead::Bad(Reply::bad_head(error)));
             }
@@ -169,7 +177,7 @@ impl<'a, C: Connect> Conversation<'a, C> {
             }
             if self.local.buf.first().is_some_and(|&b| !could_start_a_head(b)) {
                 return Err(NoHead::Bad(Reply::bad_request(
-                    "this is neither HTTP nor SOCKS5; this port takes no TLS",
+                    "this is neither HTTP, nor SOCKS, nor TLS",
                 )));
             }
             seen = self.local.buf.len();
@@ -294,6 +302,7 @@ impl<'a, C: Connect> Conversation<'a, C> {
     }
 
     async fn exchange(&mut self, upstream: &mut Upstream<C::Stream>, forward: &mut Forward) -> Exchanged {
+        self.report.upstream(upstream.address);
         let Exchange { end, status } = exchange(
             &mut self.local,
             upstream,
@@ -370,11 +379,10 @@ impl<'a, C: Connect> Conversation<'a, C> {
 
     /// Serves a CONNECT: from here on the connection is the program's and the upstream's.
     async fn tunnel(mut self, target: Target, keep: bool) -> Step<'a, C> {
-        self.report.target(&target);
         if let Some(other) = self.upstream.take() {
             other.end(self.shared);
         }
-        match dial(self.shared, &target).await {
+        match dial(self.shared, &target, self.report).await {
             Ok(stream) => {
                 self.report.status(200);
                 match self.local.write_all(CONNECTED).await {

@@ -95,7 +95,9 @@ fn text(bytes: &[u8]) -> Result<Option<&[u8]>, TooLong> {
 /// Serves a connection whose first byte was 4.
 pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut Report) -> Ended {
     report.begin("SOCKS4");
-    let read = match timeout(shared.options.limits.head, request(&mut local)).await {
+    let read = timeout(shared.options.limits.head, request(&mut local)).await;
+    report.count(&local);
+    let read = match read {
         Err(_) => return Ended::Idle,
         Ok(Err(error)) => return Ended::Local(error),
         Ok(Ok(read)) => read,
@@ -110,8 +112,7 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
         Ok(target) => target,
         Err(reason) => return answer(local, &REJECTED, report, shared, Ended::Rejected(reason)).await,
     };
-    report.target(&target);
-    match dial(shared, &target).await {
+    match dial(shared, &target, report).await {
         Ok(stream) => {
             if let Err(error) = local.write_all(&GRANTED).await {
                 return Ended::Local(error);

@@ -6,13 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use futures::FutureExt as _;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tunnel_wire::{Open, OpenError, Session, Stream};
 
 /// Where a session stands.
 #[derive(Debug, Clone)]
 pub enum Phase {
+    /// No agent, until somebody wants to open a stream.
+    Idle {
+        /// Why the last one did not come up.
+        failure: Option<Arc<str>>,
+    },
     /// No transport yet.
     Connecting,
     /// Streams can be opened and flow.
@@ -45,36 +51,46 @@ pub struct Standing {
     complete: bool,
     /// What is to be told once it is: the keeper is ready already.
     ready: Option<Phase>,
+    /// How often no agent came up although one was wanted.
+    failures: u64,
 }
 
 impl Standing {
     fn open_session(&self) -> Option<&Session> {
         match self.phase {
             Phase::Ready { .. } | Phase::Draining => self.session.as_ref(),
-            Phase::Connecting | Phase::Reconnecting { .. } | Phase::Closed => None,
+            Phase::Idle { .. } | Phase::Connecting | Phase::Reconnecting { .. } | Phase::Closed => None,
         }
     }
 }
 
 /// The writing side. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct StandingTx(watch::Sender<Standing>);
+pub struct StandingTx {
+    standing: watch::Sender<Standing>,
+    /// Somebody wants to open a stream, and there is no agent.
+    wanted: Arc<Notify>,
+}
 
 impl Default for StandingTx {
     fn default() -> Self {
-        Self(watch::Sender::new(Standing {
-            phase: Phase::Connecting,
-            session: None,
-            complete: false,
-            ready: None,
-        }))
+        Self {
+            standing: watch::Sender::new(Standing {
+                phase: Phase::Connecting,
+                session: None,
+                complete: false,
+                ready: None,
+                failures: 0,
+            }),
+            wanted: Arc::default(),
+        }
     }
 }
 
 impl StandingTx {
     /// Streams are opened in this session, which has its first transport, once [`StandingTx::complete`] says so.
     pub fn set_session(&self, session: Session) {
-        self.0.send_if_modified(|standing| {
+        self.standing.send_if_modified(|standing| {
             standing.session = Some(session);
             standing.complete = false;
             standing.ready = Some(Phase::Ready {
@@ -87,7 +103,7 @@ impl StandingTx {
 
     /// The session before is gone, and another one is being made.
     pub fn begin_anew(&self, reason: &str) {
-        self.0.send_if_modified(|standing| {
+        self.standing.send_if_modified(|standing| {
             standing.complete = false;
             standing.ready = None;
             false
@@ -98,11 +114,37 @@ impl StandingTx {
         });
     }
 
+    /// There is no agent from now on: the next stream that somebody wants to open asks for one. `failure` is what
+    /// those are told who wait for it already.
+    pub fn rest(&self, failure: Option<&str>) {
+        self.standing.send_if_modified(|standing| {
+            standing.session = None;
+            standing.complete = false;
+            standing.ready = None;
+            standing.failures += u64::from(failure.is_some());
+            false
+        });
+        self.set_phase(Phase::Idle {
+            failure: failure.map(Arc::from),
+        });
+    }
+
+    /// Resolves when somebody wants to open a stream and there is no agent.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Forgets who wanted to: there is an agent.
+    pub fn granted(&self) {
+        // Whether anybody did is of no matter.
+        let _wish: Option<()> = self.wanted.notified().now_or_never();
+    }
+
     /// Everything that belongs to the session is in place: it is ready whenever its keeper is. `lost` is how
     /// long there was none before.
     pub fn complete(&self, lost: Duration) {
-        let ready = self.0.borrow().ready.clone();
-        self.0.send_if_modified(|standing| {
+        let ready = self.standing.borrow().ready.clone();
+        self.standing.send_if_modified(|standing| {
             standing.complete = true;
             standing.ready = None;
             false
@@ -118,11 +160,13 @@ impl StandingTx {
 
     /// A new phase. Once the end has begun nothing but the end follows; nothing is ready before it is complete.
     pub fn set_phase(&self, phase: Phase) {
-        self.0.send_if_modified(|standing| {
+        self.standing.send_if_modified(|standing| {
             let ending = match standing.phase {
                 Phase::Draining => !matches!(phase, Phase::Closed),
                 Phase::Closed => true,
-                Phase::Connecting | Phase::Ready { .. } | Phase::Reconnecting { .. } => false,
+                Phase::Idle { .. } | Phase::Connecting | Phase::Ready { .. } | Phase::Reconnecting { .. } => {
+                    false
+                }
             };
             let early = !standing.complete && matches!(phase, Phase::Ready { .. });
             if early {
@@ -142,15 +186,23 @@ impl StandingTx {
     /// The reading side.
     #[must_use]
     pub fn reader(&self) -> watch::Receiver<Standing> {
-        self.0.subscribe()
+        self.standing.subscribe()
     }
 
     /// The way to open streams; each waits for a transport for at most `hold`.
     #[must_use]
     pub fn door(&self, hold: Duration) -> Door {
+        self.door_with_start(hold, hold)
+    }
+
+    /// The same, and for an agent that has to be started for at most `start`.
+    #[must_use]
+    pub fn door_with_start(&self, hold: Duration, start: Duration) -> Door {
         Door {
             standing_rx: self.reader(),
+            wanted: Arc::clone(&self.wanted),
             hold,
+            start,
         }
     }
 }
@@ -172,13 +224,18 @@ pub enum DoorError {
         /// What the keeper says about it.
         reason: Option<Arc<str>>,
     },
+    /// There was no agent, and none came up.
+    #[error("no agent: {0}")]
+    NotStarted(Arc<str>),
 }
 
 /// Opens streams in whatever session there is. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Door {
     standing_rx: watch::Receiver<Standing>,
+    wanted: Arc<Notify>,
     hold: Duration,
+    start: Duration,
 }
 
 impl Door {
@@ -187,7 +244,11 @@ impl Door {
     /// # Errors
     /// There was none for the time of the hold, or the session refuses.
     pub async fn open(&self, open: &Open) -> Result<Stream, DoorError> {
-        let deadline = Instant::now() + self.hold;
+        let patience = match self.standing_rx.borrow().phase {
+            Phase::Idle { .. } | Phase::Connecting => self.start,
+            Phase::Ready { .. } | Phase::Reconnecting { .. } | Phase::Draining | Phase::Closed => self.hold,
+        };
+        let deadline = Instant::now() + patience;
         loop {
             let session = self.session_by(deadline).await?;
             match session.open(open).await {
@@ -213,15 +274,33 @@ impl Door {
 
     async fn session_by(&self, deadline: Instant) -> Result<Session, DoorError> {
         let mut standing_rx = self.standing_rx.clone();
+        let failures = {
+            let standing = standing_rx.borrow();
+            if matches!(standing.phase, Phase::Idle { .. }) {
+                self.wanted.notify_one();
+            }
+            standing.failures
+        };
         let waited = timeout_at(
             deadline,
             standing_rx.wait_for(|standing| {
-                standing.open_session().is_some() || matches!(standing.phase, Phase::Closed)
+                standing.open_session().is_some()
+                    || matches!(standing.phase, Phase::Closed)
+                    || standing.failures != failures
             }),
         )
         .await;
         match waited {
-            Ok(Ok(standing)) => Ok(standing.open_session().cloned().ok_or(OpenError::SessionClosed)?),
+            Ok(Ok(standing)) => match (standing.open_session(), &standing.phase) {
+                (Some(session), _) => Ok(session.clone()),
+                (
+                    None,
+                    Phase::Idle {
+                        failure: Some(failure),
+                    },
+                ) => Err(DoorError::NotStarted(Arc::clone(failure))),
+                (None, _) => Err(OpenError::SessionClosed.into()),
+            },
             Ok(Err(_)) => Err(OpenError::SessionClosed.into()),
             Err(_) => Err(self.held()),
         }
@@ -262,7 +341,11 @@ impl Door {
     fn held(&self) -> DoorError {
         let reason = match &self.standing_rx.borrow().phase {
             Phase::Reconnecting { reason, .. } => Some(Arc::clone(reason)),
-            Phase::Connecting | Phase::Ready { .. } | Phase::Draining | Phase::Closed => None,
+            Phase::Idle { .. }
+            | Phase::Connecting
+            | Phase::Ready { .. }
+            | Phase::Draining
+            | Phase::Closed => None,
         };
         DoorError::Held {
             hold: self.hold,
@@ -339,6 +422,59 @@ mod tests {
         assert_eq!(before.elapsed(), HOLD);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn without_an_agent_an_open_asks_for_one_and_waits_for_its_start() {
+        let start_patience = Duration::from_secs(60);
+        let standing_tx = StandingTx::default();
+        standing_tx.rest(None);
+        let door = standing_tx.door_with_start(HOLD, start_patience);
+        let dial = dial();
+        let starts = async {
+            standing_tx.wanted().await;
+            standing_tx.set_phase(Phase::Connecting);
+            tokio::time::sleep(HOLD * 2).await;
+            let (link, io) = link::channel();
+            let (session, incoming, driver) = start(End::Plugin, link, io);
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(driver.run());
+            standing_tx.set_session(session);
+            standing_tx.complete(Duration::ZERO);
+            standing_tx.granted();
+            (tasks, incoming)
+        };
+        let (opened, _session) = tokio::join!(door.open(&dial), starts);
+        opened.unwrap();
+        assert!(
+            standing_tx.wanted().now_or_never().is_none(),
+            "the wish is granted"
+        );
+        standing_tx.rest(None);
+        let before = Instant::now();
+        let error = door.open(&dial).await.unwrap_err();
+        assert!(matches!(error, DoorError::Held { .. }), "{error}");
+        assert_eq!(before.elapsed(), start_patience);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_agent_that_does_not_come_up_is_told_at_once() {
+        let standing_tx = StandingTx::default();
+        standing_tx.rest(None);
+        let door = standing_tx.door(HOLD);
+        let (dial, before) = (dial(), Instant::now());
+        let fails = async {
+            standing_tx.wanted().await;
+            standing_tx.set_phase(Phase::Connecting);
+            standing_tx.rest(Some("the quota is used up"));
+        };
+        let (opened, ()) = tokio::join!(door.open(&dial), fails);
+        let error = opened.unwrap_err();
+        assert_eq!(error.to_string(), "no agent: the quota is used up");
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        // The next one asks again, and is not told of the failure before.
+        drop(door.open(&dial).now_or_never());
+        standing_tx.wanted().await;
+    }
+
     #[tokio::test]
     async fn a_session_is_ready_when_it_is_complete_and_its_keeper_has_a_transport() {
         let (link, io) = link::channel();
@@ -347,7 +483,11 @@ mod tests {
         let reader = standing_tx.reader();
         let transport = || match reader.borrow().phase {
             Phase::Ready { transport, .. } => Some(transport),
-            Phase::Connecting | Phase::Reconnecting { .. } | Phase::Draining | Phase::Closed => None,
+            Phase::Idle { .. }
+            | Phase::Connecting
+            | Phase::Reconnecting { .. }
+            | Phase::Draining
+            | Phase::Closed => None,
         };
         standing_tx.set_session(session.clone());
         assert_eq!(transport(), None);

@@ -297,7 +297,11 @@ impl Stage {
             .await;
         match phase {
             Phase::Ready { after, .. } => after,
-            Phase::Connecting | Phase::Reconnecting { .. } | Phase::Draining | Phase::Closed => {
+            Phase::Idle { .. }
+            | Phase::Connecting
+            | Phase::Reconnecting { .. }
+            | Phase::Draining
+            | Phase::Closed => {
                 panic!("{phase:?}")
             }
         }

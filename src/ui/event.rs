@@ -15,6 +15,13 @@ pub enum Event {
     State(State),
     /// Everything asked for works.
     Ready(Ready),
+    /// A connection wanted an agent, and it is there (`--on-demand`).
+    AgentStarted {
+        /// The session's id.
+        session: String,
+        /// The agent's pod.
+        pod: String,
+    },
     /// Another agent does the work; connections through the one before were reset.
     AgentReplaced {
         /// The new agent's pod.
@@ -56,6 +63,8 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StateName {
+    /// There is no agent; the first connection starts one (`--on-demand`).
+    Idle,
     /// The agent is being started, or attached to for the first time.
     Connecting,
     /// Connections can be made and flow.
@@ -115,12 +124,14 @@ pub struct MovedService {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ready {
-    /// The session's id.
-    pub session: String,
+    /// The session's id; none while there is no session (`--on-demand`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// The namespace of its objects.
     pub namespace: String,
-    /// The agent's pod.
-    pub pod: String,
+    /// The agent's pod; none while there is no session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// This process.
     pub pid: u32,
     /// Local ports.
@@ -141,10 +152,50 @@ pub struct Ready {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalListener {
-    /// What it speaks.
+    /// What it is for: `proxy` or `forward`.
     pub kind: &'static str,
     /// Where it listens: `127.0.0.1:6080`, or `unix:PATH`.
     pub address: String,
+    /// Where its connections go, if that is one target: as typed, such as `svc/web`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The target's port as typed, a number or a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// `tcp` or `udp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+}
+
+impl LocalListener {
+    /// A port that goes anywhere.
+    #[must_use]
+    pub fn proxy(address: String) -> Self {
+        Self {
+            kind: "proxy",
+            address,
+            target: None,
+            port: None,
+            protocol: None,
+        }
+    }
+
+    /// What stdout says of it; with its target if the others have other ones.
+    fn line(&self, several: bool) -> String {
+        let (Some(target), Some(port)) = (&self.target, &self.port) else {
+            return format!("Starting to serve on {}", self.address);
+        };
+        let protocol = match self.protocol.as_deref() {
+            None | Some("tcp") => "",
+            Some(_) => "/udp",
+        };
+        let target = if several {
+            format!(" ({target})")
+        } else {
+            String::new()
+        };
+        format!("Forwarding from {} -> {port}{protocol}{target}", self.address)
+    }
 }
 
 /// A Service of ours.
@@ -187,10 +238,14 @@ impl Event {
         let Self::Ready(ready) = self else {
             return Vec::new();
         };
-        let listeners = ready
+        let mut targets: Vec<_> = ready
             .listeners
             .iter()
-            .map(|listener| format!("Starting to serve on {}", listener.address));
+            .filter_map(|listener| listener.target.as_ref())
+            .collect();
+        targets.dedup();
+        let several = targets.len() > 1;
+        let listeners = ready.listeners.iter().map(|listener| listener.line(several));
         let services = ready.services.iter().flat_map(|service| {
             service.ports.iter().map(move |port| {
                 let protocol = if port.protocol == "tcp" {
@@ -263,14 +318,11 @@ mod tests {
 
     fn ready() -> Event {
         Event::Ready(Ready {
-            session: "x7k2p9".to_owned(),
+            session: Some("x7k2p9".to_owned()),
             namespace: "dev".to_owned(),
-            pod: "tunnel-x7k2p9-abcde".to_owned(),
+            pod: Some("tunnel-x7k2p9-abcde".to_owned()),
             pid: 42,
-            listeners: vec![LocalListener {
-                kind: "proxy",
-                address: "127.0.0.1:6080".to_owned(),
-            }],
+            listeners: vec![LocalListener::proxy("127.0.0.1:6080".to_owned())],
             services: vec![ExposedService {
                 name: "api".to_owned(),
                 cluster_ip: "10.96.0.7".to_owned(),
@@ -313,6 +365,43 @@ mod tests {
                 "Starting to serve on 127.0.0.1:6080",
                 "Forwarding from api.dev:80 -> localhost:1234",
                 "Forwarding from api.dev:53/udp -> localhost:5353"
+            ]
+        );
+    }
+
+    #[test]
+    fn forwards_are_told_in_kubectls_words_and_targets_when_there_are_several() {
+        let listener = |address: &str, target: &str, port: &str, protocol: &str| LocalListener {
+            kind: "forward",
+            address: address.to_owned(),
+            target: Some(target.to_owned()),
+            port: Some(port.to_owned()),
+            protocol: Some(protocol.to_owned()),
+        };
+        let Event::Ready(mut ready) = ready() else {
+            panic!("it is");
+        };
+        ready.services.clear();
+        ready.listeners = vec![
+            listener("127.0.0.1:8080", "svc/web", "80", "tcp"),
+            listener("[::1]:8080", "svc/web", "80", "tcp"),
+        ];
+        assert_eq!(
+            Event::Ready(ready.clone()).lines(),
+            [
+                "Forwarding from 127.0.0.1:8080 -> 80",
+                "Forwarding from [::1]:8080 -> 80"
+            ]
+        );
+        ready
+            .listeners
+            .push(listener("127.0.0.1:5353", "svc/dns", "dns", "udp"));
+        assert_eq!(
+            Event::Ready(ready).lines(),
+            [
+                "Forwarding from 127.0.0.1:8080 -> 80 (svc/web)",
+                "Forwarding from [::1]:8080 -> 80 (svc/web)",
+                "Forwarding from 127.0.0.1:5353 -> dns/udp (svc/dns)",
             ]
         );
     }

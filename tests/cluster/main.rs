@@ -8,6 +8,7 @@ mod end;
 mod entrance;
 mod expose;
 mod expose_udp;
+mod forward;
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod harness;
 mod interrupt;
@@ -19,3 +20,4 @@ mod refuse;
 mod start;
 mod stream;
 mod survive;
+mod upstream;

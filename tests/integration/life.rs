@@ -2,9 +2,11 @@
 
 use http::StatusCode;
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 use tunnel_playground::{Options, Resource};
 
-use crate::support::Stage;
+use crate::support::{DEADLINE, Stage};
 
 #[tokio::test]
 async fn a_session_starts_one_pod_by_one_exec_and_removes_all() {
@@ -212,4 +214,37 @@ async fn one_failed_request_at_the_start_is_no_failure_of_the_session() {
     let (plugin, _) = stage.proxy().await;
     plugin.stop().await;
     stage.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_found_replaced_and_removed() {
+    let stage = Stage::start().await;
+    let socket = stage.playground.kubeconfig_path().with_file_name("tunnel.sock");
+    let listen = format!("unix:{}", socket.display());
+    let proxy = ["proxy", "--listen", &listen];
+    let mut plugin = stage.plugin("first", &proxy);
+    assert_eq!(plugin.ready().await["listeners"][0]["address"], listen);
+    let (status, _, log) = stage.plugin("second", &proxy).ended().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("another program listens there"), "{log}");
+    plugin.signal(Signal::KILL);
+    plugin.ended().await;
+    assert!(socket.exists(), "a killed process removes nothing");
+
+    let mut plugin = stage.plugin("third", &proxy);
+    plugin.ready().await;
+    let mut program = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let request = format!("GET / HTTP/1.0\r\nHost: web:{}\r\n\r\n", stage.web_port());
+    program.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(DEADLINE, program.read_to_string(&mut answer)).await;
+    read.expect("no end of the answer").unwrap();
+    assert!(answer.contains("hello from web"), "{answer}");
+    plugin.stop().await;
+    assert!(!socket.exists());
+
+    let arguments = ["proxy", "--listen", &listen, "--print-env"];
+    let (status, _, log) = stage.plugin("fourth", &arguments).ended().await;
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("add --listen 127.0.0.1:0"), "{log}");
 }

@@ -49,7 +49,7 @@ mod tempfile {
     }
 }
 
-async fn guarded() -> World {
+pub(crate) async fn guarded() -> World {
     let (_file, credentials) = credentials("ann:s3:cret\nbob:x\n", 0o600);
     let mut options = options();
     options.credentials = Some(credentials);
@@ -172,6 +172,30 @@ async fn socks4_is_off() {
         let answer = world.send(request).await.rest().await.unwrap();
         assert_eq!(answer, [0, 0x5b, 0, 0, 0, 0, 0, 0]);
     }
+    assert!(world.opened().is_empty());
+}
+
+/// TLS has no password for a proxy.
+#[tokio::test]
+async fn tls_is_off() {
+    let world = guarded().await;
+    let answer = world
+        .send(crate::tls::client_hello("web"))
+        .await
+        .rest()
+        .await
+        .unwrap();
+    assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 49], "access_denied");
+    assert!(world.opened().is_empty());
+}
+
+/// As Host routing, which it is another form of.
+#[tokio::test]
+async fn h2c_is_off() {
+    let world = guarded().await;
+    let mut program = world.send(crate::h2c::opening("web")).await;
+    let text = crate::h2c::goaway(&mut program, 7).await;
+    assert!(text.contains("with --auth-file"), "{text}");
     assert!(world.opened().is_empty());
 }
 

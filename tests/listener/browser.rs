@@ -144,3 +144,21 @@ async fn the_proxy_script_is_on_our_own_address_only() {
         .await;
     web.request().await;
 }
+
+/// The same over TLS: a browser sends the page's name as the server name, and none for an address.
+#[tokio::test]
+async fn the_rebinding_page_gets_nothing_over_tls() {
+    let world = World::new().await;
+    for host in [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "svc.evil.example",
+        "localhost",
+        "127.0.0.1",
+    ] {
+        let hello = crate::tls::client_hello(host);
+        let answer = world.send(hello).await.rest().await.unwrap();
+        assert_eq!(answer, crate::tls::UNRECOGNIZED_NAME, "{host}");
+    }
+    assert!(world.opened().is_empty());
+}

@@ -67,6 +67,24 @@ async fn half_close_delivers_the_reply_at_a_unix_socket() {
     assert_eq!(program.rest().await.unwrap(), b"reply");
 }
 
+/// A unix socket has no reset: only the framing tells that an answer is not whole.
+#[tokio::test]
+async fn a_cut_is_an_end_that_its_framing_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tunnel.sock");
+    let world = World::with(at(&path)).await;
+    let web = world.upstream("web:80").await;
+    let mut program = Peer::unix(&path).await;
+    program.write(GET).await;
+    let (mut upstream, _) = web.request().await;
+    upstream
+        .write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
+        .await;
+    program.until("part\r\n").await;
+    upstream.reset();
+    program.ends().await;
+}
+
 #[tokio::test]
 async fn there_is_no_page_of_our_own_without_an_address() {
     let folder = tempfile::tempdir().unwrap();

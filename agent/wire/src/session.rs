@@ -75,6 +75,7 @@ pub fn start(end: End, link: LinkHandle, io: LinkStream) -> (Session, Incoming, 
         link,
         pool: Pool::default(),
         streams: Arc::default(),
+        begun: Arc::default(),
     };
     let driver = Driver {
         connection: yamux::Connection::new(io, config, mode),
@@ -104,6 +105,8 @@ struct Shared {
     link: LinkHandle,
     pool: Pool,
     streams: Arc<AtomicUsize>,
+    /// Streams there have been so far.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Shared {
@@ -113,6 +116,7 @@ impl Shared {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
                 (count < MAX_STREAMS).then_some(count + 1)
             });
+        self.begun.fetch_add(1, Ordering::Relaxed);
         taken.ok().map(|_| Permit {
             streams: Arc::clone(&self.streams),
         })
@@ -179,6 +183,12 @@ impl Session {
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.streams.load(Ordering::Relaxed)
+    }
+
+    /// Streams there have been so far: whether any came and went since it was asked before.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.shared.begun.load(Ordering::Relaxed)
     }
 
     /// Whether both are handles of one session.

@@ -66,6 +66,7 @@ fn refusals_tell_what_to_type() {
         ("ip/10.0.0", "not an IP address"),
         ("ip/[10.0.0.7]", "not an IP address"),
         ("host/10.0.0.7", "type `ip/10.0.0.7`"),
+        ("10.0.0.7", "type `ip/10.0.0.7`"),
         ("host/a b", "letters, digits"),
         ("svc/a/b", "cannot be the name"),
     ] {

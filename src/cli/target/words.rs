@@ -10,6 +10,8 @@
 //! | a number, or with a `:` | a port |
 //! | any other that could name a port as well as a pod | refused: nobody could tell |
 
+use std::net::IpAddr;
+
 use super::port::is_port_name;
 use super::{ForwardPort, ForwardPortError, TargetError, TargetKind, TargetSpec};
 
@@ -77,6 +79,9 @@ pub fn parse_words(words: &[String]) -> Result<Vec<(TargetSpec, Vec<ForwardPort>
 
 /// Whether a word can only be a port, if perhaps one with a mistake in it.
 fn is_port(word: &str) -> bool {
+    if word.parse::<IpAddr>().is_ok() {
+        return false;
+    }
     let (front, behind) = match word.split_once('/') {
         Some((front, behind)) => (front, Some(behind)),
         None => (word, None),
@@ -145,6 +150,8 @@ mod tests {
             ("svc/a 8o:80", "`8o` is not a local port"),
             ("svc/a 99999", "`99999` is neither"),
             ("svc/a 80 nood/b 80", "did you mean"),
+            ("fd00::1 80", "type `ip/fd00::1`"),
+            ("svc/a 80 10.0.0.7 80", "type `ip/10.0.0.7`"),
         ] {
             let error = parse(line).expect_err(line).to_string();
             assert!(error.contains(expected), "{line}: {error}");

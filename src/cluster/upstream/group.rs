@@ -15,6 +15,8 @@ use tokio::time::{self, Instant};
 use super::pod::PodState;
 use crate::cli::port::Protocol;
 use crate::cli::target::RemotePort;
+use crate::cluster::answer::is_forbidden;
+use crate::cluster::api_error::ApiError;
 
 /// How long a pod that could not be reached comes after those that could.
 ///
@@ -66,10 +68,16 @@ impl Pick {
 pub(super) struct Known {
     /// Whether the pods were listed at all.
     pub(super) listed: bool,
-    /// Why the watch does not run, in the API server's words.
-    pub(super) trouble: Option<String>,
+    /// Why the pods cannot be listed now.
+    pub(super) trouble: Option<ApiError>,
     /// By name.
     pub(super) pods: BTreeMap<String, Arc<PodState>>,
+}
+
+impl Known {
+    fn is_forbidden(&self) -> bool {
+        !self.listed && self.trouble.as_ref().is_some_and(is_forbidden)
+    }
 }
 
 /// Tells a pod from its successor of the same name.
@@ -189,19 +197,19 @@ impl PodGroup {
         deadline: Instant,
     ) -> Result<ChosenPod, NoPod> {
         let mut known_rx = self.0.known_tx.subscribe();
+        let mut late = false;
         loop {
-            let chosen = self.choose_of(&known_rx.borrow_and_update(), port, protocol, avoid);
-            let no_pod = match chosen {
-                Err(no_pod @ (NoPod::Unknown { .. } | NoPod::Named { .. } | NoPod::NoneReady { .. })) => {
-                    no_pod
-                }
-                // Waiting gives no pod another port.
-                chosen => return chosen,
+            let (chosen, forbidden) = {
+                let known = known_rx.borrow_and_update();
+                let chosen = self.choose_of(&known, port, protocol, avoid);
+                (chosen, known.is_forbidden())
             };
-            match time::timeout_at(deadline, known_rx.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(no_pod),
+            // Waiting gives no pod another port, and nobody another right.
+            if late || forbidden || matches!(chosen, Ok(_) | Err(NoPod::NoPort { .. })) {
+                return chosen;
             }
+            // What is said at the end is what is known then.
+            late = time::timeout_at(deadline, known_rx.changed()).await.is_err();
         }
     }
 
@@ -293,8 +301,10 @@ impl PodGroup {
     fn no_pod(&self, known: &Known) -> NoPod {
         let target = self.0.target.clone();
         if !known.listed {
-            let cause = known.trouble.clone();
-            let cause = cause.unwrap_or_else(|| "the API server has not answered yet".to_owned());
+            let cause = known.trouble.as_ref().map_or_else(
+                || "the API server has not answered yet".to_owned(),
+                ToString::to_string,
+            );
             return NoPod::Unknown { target, cause };
         }
         if let Pick::Name(name) = &self.0.pick {

@@ -228,9 +228,9 @@ impl Subject {
     fn set_trouble(&self, error: &ApiError) {
         for group in &self.groups {
             group.update(|known| {
-                known.trouble = Some(error.to_string());
-                // Nobody can go on for that.
-                false
+                known.trouble = Some(error.clone());
+                // Whoever waits need not, if it is for ever.
+                !known.listed
             });
         }
     }

@@ -51,13 +51,15 @@ pub(super) struct Live {
 impl Tunnel<'_> {
     /// Starts the agent and brings the session up.
     pub(super) async fn come_up(&self) -> Result<Live, Error> {
-        let request = self.start_request(self.options.clone());
+        let request = self.start_request(self.stage.options.clone());
         let started = Instant::now();
-        let agent = start::start(self.server, &request, self.footprint, &|step| self.progress(step))
-            .await
-            .map_err(start_error)?;
-        self.context.printer.step("attaching");
-        self.attach(agent, LeaseTerms::of(&self.options), started, None)
+        let agent = start::start(self.stage.server, &request, &self.footprint, &|step| {
+            self.progress(step);
+        })
+        .await
+        .map_err(start_error)?;
+        self.stage.context.printer.step("attaching");
+        self.attach(agent, LeaseTerms::of(&self.stage.options), started, None)
             .await
     }
 
@@ -82,7 +84,12 @@ impl Tunnel<'_> {
             )
         };
         let began = Instant::now();
-        let patient_until = began + self.settings.reconnect_max.max(self.options.pod_running_timeout);
+        let patient_until = began
+            + self
+                .stage
+                .settings
+                .reconnect_max
+                .max(self.stage.options.pod_running_timeout);
         let (agent, terms) = self.succeed(&previous, patient_until, &lost).await?;
         let mut live = self
             .attach(agent, terms, began, Some(patient_until))
@@ -100,24 +107,29 @@ impl Tunnel<'_> {
             self.wait_for_service(&live.agent).await;
         }
         self.say_replaced(&previous, &live.agent, &reason);
-        self.standing_tx.complete(began.elapsed());
+        self.stage.standing_tx.complete(began.elapsed());
         Ok(live)
     }
 
     fn say_gone(&self, reason: &Reason) {
-        self.standing_tx.begin_anew(&reason.text);
+        self.stage.standing_tx.begin_anew(&reason.text);
         for line in &reason.log {
-            self.context.printer.note(&format!("the agent said: {line}"));
+            self.stage
+                .context
+                .printer
+                .note(&format!("the agent said: {line}"));
         }
     }
 
     fn say_replaced(&self, previous: &Agent, agent: &Agent, reason: &Reason) {
         let moved = ready::replacement(previous, agent, &reason.text);
         for warning in moved.warnings {
-            self.context.printer.warn(&warning);
+            self.stage.context.printer.warn(&warning);
         }
-        self.context.printer.event(&moved.event);
-        self.narrator.replaced(agent, self.plan.expose.as_ref());
+        self.stage.context.printer.event(&moved.event);
+        self.stage
+            .narrator
+            .agent(Some(agent), self.stage.plan.expose.as_ref());
     }
 
     /// Starts the next agent; an API server that does not answer is tried for as long as a lost transport is.
@@ -129,18 +141,19 @@ impl Tunnel<'_> {
     ) -> Result<(Agent, LeaseTerms), Error> {
         let mut attempt = 1;
         loop {
-            let mut options = self.options.clone();
+            let mut options = self.stage.options.clone();
             options.max_lifetime = self.lifetime_left();
             let terms = LeaseTerms::of(&options);
             let request = self.start_request(options);
             let progress = |step: &StartStep| {
-                tracing::info!("{}", step_text(step, self.server.namespace()));
+                tracing::info!("{}", step_text(step, self.stage.server.namespace()));
             };
-            let error = match start::succeed(self.server, &request, self.footprint, previous, &progress).await
-            {
-                Ok(agent) => return Ok((agent, terms)),
-                Err(error) => error,
-            };
+            let error =
+                match start::succeed(self.stage.server, &request, &self.footprint, previous, &progress).await
+                {
+                    Ok(agent) => return Ok((agent, terms)),
+                    Err(error) => error,
+                };
             let passing = matches!(
                 error,
                 StartError::Api(_) | StartError::Service(ServiceError::Api(_))
@@ -149,12 +162,12 @@ impl Tunnel<'_> {
                 return Err(lost(error.to_string()));
             }
             attempt += 1;
-            self.standing_tx.set_phase(Phase::Reconnecting {
+            self.stage.standing_tx.set_phase(Phase::Reconnecting {
                 reason: error.to_string().into(),
                 attempt,
             });
             sleep(SUCCEED_PAUSE).await;
-            if let Err(error) = self.server.renew(&self.access).await {
+            if let Err(error) = self.stage.server.renew(&self.stage.access).await {
                 tracing::debug!(%error, "credentials not renewed");
             }
         }
@@ -163,25 +176,25 @@ impl Tunnel<'_> {
     /// What is left of `--max-lifetime`, by the clock on the wall: the cluster's goes on while we sleep.
     pub(super) fn lifetime_left(&self) -> Duration {
         let age = SystemTime::now().duration_since(self.began).unwrap_or_default();
-        self.options.max_lifetime.saturating_sub(age)
+        self.stage.options.max_lifetime.saturating_sub(age)
     }
 
     fn start_request(&self, options: AgentOptions) -> StartRequest {
         StartRequest {
             options,
             secret_sha256: *self.secret.digest().as_bytes(),
-            command: self.context.command_line.clone(),
-            service: self.plan.expose.as_ref().map(ExposePlan::service),
-            ask: ask_agent(self.server),
+            command: self.stage.context.command_line.clone(),
+            service: self.stage.plan.expose.as_ref().map(ExposePlan::service),
+            ask: ask_agent(self.stage.server),
         }
     }
 
     fn progress(&self, step: &StartStep) {
-        let text = step_text(step, self.server.namespace());
+        let text = step_text(step, self.stage.server.namespace());
         if matches!(step, StartStep::FollowingPolicy { .. }) {
-            self.context.printer.warn(&text);
+            self.stage.context.printer.warn(&text);
         } else {
-            self.context.printer.step(&text);
+            self.stage.context.printer.step(&text);
         }
     }
 
@@ -196,12 +209,12 @@ impl Tunnel<'_> {
     ) -> Result<Live, Error> {
         let (phase_tx, phase_rx) = watch::channel(LeasePhase::Starting);
         let mut lease = JoinSet::new();
-        lease.spawn(renew(self.server.clone(), agent.clone(), terms, phase_rx));
+        lease.spawn(renew(self.stage.server.clone(), agent.clone(), terms, phase_rx));
         let transports = AgentTransports::new(
-            self.server.clone(),
-            self.access.clone(),
+            self.stage.server.clone(),
+            self.stage.access.clone(),
             agent.clone(),
-            self.context.printer.clone(),
+            self.stage.context.printer.clone(),
         );
         let log = transports.log();
         let running = self
@@ -236,10 +249,16 @@ impl Tunnel<'_> {
             pod: agent.pod_name.clone(),
             source,
         };
-        let (session, settings) = (agent.session.wire(), &self.settings);
+        let (session, settings) = (agent.session.wire(), &self.stage.settings);
         loop {
-            let connected =
-                session::connect(transports, session, &self.secret, settings, &self.standing_tx).await;
+            let connected = session::connect(
+                transports,
+                session,
+                &self.secret,
+                settings,
+                &self.stage.standing_tx,
+            )
+            .await;
             let error;
             (transports, error) = match connected {
                 Ok(running) => return Ok(running),
@@ -266,7 +285,7 @@ impl Tunnel<'_> {
                 Err(_) if patient => {}
                 Err(error) => return Err(error),
             }
-            if !missing || started.elapsed() > self.options.pod_running_timeout {
+            if !missing || started.elapsed() > self.stage.options.pod_running_timeout {
                 return Err(failed(error));
             }
             sleep(ATTACH_PAUSE).await;
@@ -277,7 +296,7 @@ impl Tunnel<'_> {
     async fn container_failure(&self, agent: &Agent, patience: Duration) -> Result<Option<Failure>, Error> {
         let deadline = Instant::now() + patience;
         loop {
-            let failure = agent_watch::container_failure(self.server, agent).await?;
+            let failure = agent_watch::container_failure(self.stage.server, agent).await?;
             if failure.is_some() || Instant::now() >= deadline {
                 return Ok(failure);
             }

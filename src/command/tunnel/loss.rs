@@ -83,7 +83,7 @@ impl Tunnel<'_> {
             Loss::Over(over) => self.judge_over(over, live).await,
             Loss::Agent(end) => self.judge_agent(&end, live),
             Loss::Lease(Some(LeaseEnd::Gone)) => self.judge_agent(&AgentEnd::JobDeleted { gone: true }, live),
-            Loss::Lease(end) => Verdict::Lost(Reason::of_lease(end, &self.options)),
+            Loss::Lease(end) => Verdict::Lost(Reason::of_lease(end, &self.stage.options)),
             Loss::Listener => Verdict::Lost(Reason::new("the agent no longer listens for the service")),
         }
     }
@@ -94,7 +94,7 @@ impl Tunnel<'_> {
         }
         match over {
             Over::Goodbye => {
-                let fate = agent_watch::watch_agent(self.server, &live.agent);
+                let fate = agent_watch::watch_agent(self.stage.server, &live.agent);
                 match timeout(FATE_WAIT, fate).await {
                     Ok(end) => self.judge_agent(&end, live),
                     Err(_) => Verdict::Replace(Reason::new("the agent said goodbye")),
@@ -150,8 +150,8 @@ impl Tunnel<'_> {
     /// Says that the session is somebody else's.
     pub(super) fn taken_over(&self) -> Error {
         let error = Error::TakenOver;
-        self.context.printer.warn(&error.to_string());
-        self.context.printer.event(&Event::Lost {
+        self.stage.context.printer.warn(&error.to_string());
+        self.stage.context.printer.event(&Event::Lost {
             reason: error.to_string(),
         });
         error
@@ -164,10 +164,11 @@ impl Tunnel<'_> {
             mut log,
         } = reason;
         log.extend(live.log.lines());
-        self.context
+        self.stage
+            .context
             .printer
             .warn(&format!("the session is lost: {reason}"));
-        self.context.printer.event(&Event::Lost {
+        self.stage.context.printer.event(&Event::Lost {
             reason: reason.clone(),
         });
         Error::Lost { reason, log }

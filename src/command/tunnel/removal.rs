@@ -7,8 +7,8 @@ use crate::error::Error;
 impl Tunnel<'_> {
     /// Deletes what was made and tells what is left. Keeps the error the session ended with.
     pub(super) async fn remove(&self, result: Result<(), Error>) -> Result<(), Error> {
-        let printer = &self.context.printer;
-        let at_once = self.context.shutdown.at_once();
+        let printer = &self.stage.context.printer;
+        let at_once = self.stage.context.shutdown.at_once();
         let wait = if matches!(result, Err(Error::Lost { .. })) {
             LOST_WAIT
         } else {
@@ -23,7 +23,7 @@ impl Tunnel<'_> {
                     printer.step(&format!("removing session {}", self.footprint.session()));
                 }
                 tokio::select! {
-                    ending = end::end(self.server, self.footprint, wait) => {
+                    ending = end::end(self.stage.server, &self.footprint, wait) => {
                         printer.steps_done();
                         return self.told(result, &ending);
                     }
@@ -32,9 +32,9 @@ impl Tunnel<'_> {
             }
         };
         printer.steps_done();
-        if let Err(error) = end::end_fast(self.server, self.footprint).await {
+        if let Err(error) = end::end_fast(self.stage.server, &self.footprint).await {
             printer.warn(&format!("the job was not deleted: {error}"));
-            self.context.last_words.left(self.jobs());
+            self.stage.context.last_words.left(self.jobs());
         }
         result
     }
@@ -44,7 +44,7 @@ impl Tunnel<'_> {
         if self.footprint.keep() {
             leftovers.extend(self.jobs());
             if let Some(kept) = leftovers.first() {
-                self.context.printer.note(&format!(
+                self.stage.context.printer.note(&format!(
                     "kept for an hour: {kept}, with its pod's log; remove it with `{}`",
                     ending.removal_command()
                 ));
@@ -60,9 +60,9 @@ impl Tunnel<'_> {
                 "{ending}{why}; it goes by itself, or with `kubectl tunnel cleanup` or `{}`",
                 ending.removal_command()
             );
-            self.context.printer.warn(&text);
+            self.stage.context.printer.warn(&text);
         }
-        self.context.last_words.left(leftovers);
+        self.stage.context.last_words.left(leftovers);
         result
     }
 

@@ -45,6 +45,11 @@ impl Reply {
         }
     }
 
+    /// What it says to people.
+    pub(crate) fn text(&self) -> &str {
+        &self.body
+    }
+
     /// The browser's proxy script.
     pub(crate) fn pac(script: String) -> Self {
         Self {

@@ -16,11 +16,11 @@
 //!
 //! Architecture invariant: no I/O here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use super::fields::Fields;
 use super::head::RequestHead;
-use crate::listener::names::{Place, in_cluster, is_own, target_of_name};
+use crate::listener::browser::{foreign_page, other_site};
+use crate::listener::names::{Place, is_own, target_of_name};
 use crate::listener::target::{Target, TargetError};
 
 /// Where a request goes.
@@ -82,7 +82,9 @@ pub(crate) fn route(head: &RequestHead, place: Place<'_>) -> Result<Route, Route
     }
     let (authority, path) = absolute(head)?;
     let target = parse(authority, &head.target, Some(80))?;
-    refuse_foreign_page(&head.fields, &target, place)?;
+    if let Some(said) = foreign_page(head.fields.values("origin"), &target, place.cluster_domain) {
+        return Err(RouteError::CrossSite(said));
+    }
     let host = host.is_none().then(|| authority.to_owned());
     Ok(Route::Forward { target, path, host })
 }
@@ -116,7 +118,10 @@ fn absolute(head: &RequestHead) -> Result<(&str, String), RouteError> {
 fn by_host(head: &RequestHead, host: &str, place: Place<'_>) -> Result<Route, RouteError> {
     let misdirected = || RouteError::Misdirected(host.to_owned());
     let asked = Target::parse(host, Some(80)).map_err(|_| misdirected())?;
-    refuse_other_sites(&head.fields, host)?;
+    let sites = head.fields.values("sec-fetch-site");
+    if let Some(said) = other_site(sites, head.fields.values("origin"), host) {
+        return Err(RouteError::CrossSite(said));
+    }
     if let Some(own) = place.own.filter(|own| is_own(&asked, *own)) {
         let page = matches!(head.method.as_str(), "GET" | "HEAD") && head.target == "/proxy.pac";
         return if page {
@@ -131,75 +136,6 @@ fn by_host(head: &RequestHead, host: &str, place: Place<'_>) -> Result<Route, Ro
         path: head.target.clone(),
         host: None,
     })
-}
-
-/// Refuses what a browser says another site's page asked for.
-fn refuse_other_sites(fields: &Fields, host: &str) -> Result<(), RouteError> {
-    for site in fields.values("sec-fetch-site") {
-        if !matches!(site, b"same-origin" | b"none") {
-            return Err(RouteError::CrossSite(format!(
-                "Sec-Fetch-Site: {}",
-                String::from_utf8_lossy(site)
-            )));
-        }
-    }
-    for origin in fields.values("origin") {
-        if origin_authority(origin).is_none_or(|(authority, _)| !same_authority(&authority, host)) {
-            return Err(foreign(origin));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a page from outside the cluster and the laptop in a browser that uses us as its proxy.
-fn refuse_foreign_page(fields: &Fields, target: &Target, place: Place<'_>) -> Result<(), RouteError> {
-    for origin in fields.values("origin") {
-        let host =
-            origin_authority(origin).and_then(|(authority, port)| Target::parse(&authority, Some(port)).ok());
-        let known = host.is_some_and(|host| {
-            let name = host
-                .host
-                .strip_suffix('.')
-                .unwrap_or(&host.host)
-                .to_ascii_lowercase();
-            let address = name.parse::<IpAddr>();
-            host.host.eq_ignore_ascii_case(&target.host)
-                || address.is_ok_and(|address| address.is_loopback())
-                || name == "localhost"
-                || name.ends_with(".localhost")
-                || in_cluster(&name, place.cluster_domain)
-        });
-        if !known {
-            return Err(foreign(origin));
-        }
-    }
-    Ok(())
-}
-
-fn foreign(origin: &[u8]) -> RouteError {
-    RouteError::CrossSite(format!("Origin: {}", String::from_utf8_lossy(origin)))
-}
-
-/// The authority of an origin `scheme://authority`, with the scheme's port; none for `null`.
-fn origin_authority(origin: &[u8]) -> Option<(String, u16)> {
-    let (scheme, authority) = std::str::from_utf8(origin).ok()?.split_once("://")?;
-    Some((
-        authority.to_owned(),
-        if scheme.eq_ignore_ascii_case("https") {
-            443
-        } else {
-            80
-        },
-    ))
-}
-
-/// Whether an origin's authority is the one of the Host header. A page that came through this port came
-/// over plain HTTP, where a missing port is 80.
-fn same_authority(origin: &str, host: &str) -> bool {
-    match (Target::parse(origin, Some(80)), Target::parse(host, Some(80))) {
-        (Ok(origin), Ok(host)) => origin.port == host.port && origin.host.eq_ignore_ascii_case(&host.host),
-        (Err(_), _) | (_, Err(_)) => false,
-    }
 }
 
 #[cfg(test)]

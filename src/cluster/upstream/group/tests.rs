@@ -228,3 +228,30 @@ fn labels_and_expressions_select() {
         ("canary", "")
     ]));
 }
+
+#[tokio::test]
+async fn a_missing_right_is_told_at_once() {
+    use crate::cluster::api_error::Call;
+    let group = PodGroup::new(
+        "deploy/api".to_owned(),
+        "dev".to_owned(),
+        Pick::Name("x".to_owned()),
+    );
+    group.update(|known| {
+        known.trouble = Some(ApiError::Forbidden {
+            call: Call::new("list", "pods"),
+            message: "pods is forbidden".to_owned(),
+        });
+        true
+    });
+    let much_later = Instant::now() + Duration::from_secs(3600);
+    let port = RemotePort::Number(80);
+    let error = group
+        .choose(&port, Protocol::Tcp, &[], much_later)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the pods behind deploy/api are not known: Error from server (Forbidden): pods is forbidden"
+    );
+}
