@@ -155,8 +155,8 @@ pub struct ProxyArgs {
 const PROXY_EXAMPLES: &str = "\
 Names are resolved in the cluster, as a pod of the namespace would: web, web.other, web.other.svc, a pod's IP.
 
-The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5, SOCKS4 and 4a,
-and, by name alone, plain HTTP (Host header), TLS (server name, port 443) and HTTP/2 without TLS (:authority). By
+The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5 (with UDP),
+SOCKS4 and 4a, and, by name alone, plain HTTP (Host header), TLS (server name, port 443) and HTTP/2 without TLS (:authority). By
 name alone only names of the cluster are taken: NAME, NAME.localhost, NAME.NAMESPACE.svc, the cluster's domain.
 
 Examples:
