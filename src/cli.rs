@@ -147,9 +147,23 @@ pub struct ProxyArgs {
     #[command(flatten)]
     pub proxy: ProxyFlags,
 
+    /// How long a UDP flow (SOCKS5 UDP ASSOCIATE) may be idle before it ends
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = proxy_flags::udp_idle,
+          help_heading = "Proxy options")]
+    pub udp_idle: Duration,
+
     /// The session
     #[command(flatten)]
     pub session: SessionFlags,
+}
+
+impl ProxyArgs {
+    /// Gives the local port what is a flag of the command.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.proxy.udp_idle = self.udp_idle;
+        self
+    }
 }
 
 const PROXY_EXAMPLES: &str = "\
@@ -187,7 +201,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXPOSE_EXAMPLES)]
 pub struct ExposeArgs {
-    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT, or SERVICEPORT:unix:PATH
+    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT[/udp], or SERVICEPORT:unix:PATH
     #[arg(value_name = "[NAME] PORT", required = true, num_args = 1..)]
     pub name_and_ports: Vec<String>,
 
@@ -208,10 +222,21 @@ pub struct ExposeArgs {
     pub session: SessionFlags,
 }
 
+impl ExposeArgs {
+    /// Gives the local port of --proxy what is a flag of the exposed ports as well.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.proxy_flags.udp_idle = self.flags.udp_idle;
+        self
+    }
+}
+
 const EXPOSE_EXAMPLES: &str = "\
 Without a name the Service is called tunnel-PORT. An existing Service is never changed.
 While it runs, every pod that may reach the namespace can connect to the program, unless --allow-from says who.
 A unix socket knows no reset: when a caller resets its connection, the program's is just closed.
+By UDP localhost is 127.0.0.1; a program that listens on IPv6 alone is [::1]. Datagrams arrive whole, up to 65,507
+bytes, or not at all: each caller's wait in a queue of 1 MiB, which drops the oldest.
 
 Examples:
   # Service tunnel-1234, port 1234 -> localhost:1234
@@ -219,6 +244,9 @@ Examples:
 
   # a named Service with two ports, and the proxy in the same session
   kubectl tunnel expose api 80:1234 443:8443 --proxy
+
+  # a resolver: one number by UDP and TCP
+  kubectl tunnel expose dns 53:5353/udp 53:5353/tcp
 
   # a program on another host the laptop can reach
   kubectl tunnel expose db 5432:db.lan:5432
@@ -269,6 +297,22 @@ mod tests {
             error.to_string().contains("Usage: kubectl tunnel proxy"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn one_udp_idle_serves_every_door_of_a_command() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["kubectl-tunnel"], words].concat());
+        let idle = |words: &[&str]| match parse(words).unwrap().command {
+            Command::Proxy(arguments) => arguments.shared().proxy.udp_idle,
+            Command::Expose(arguments) => arguments.shared().proxy_flags.udp_idle,
+            other @ (Command::Forward(_) | Command::Cleanup(_) | Command::Version(_)) => panic!("{other:?}"),
+        };
+        assert_eq!(idle(&["proxy"]), Duration::from_secs(60));
+        assert_eq!(idle(&["proxy", "--udp-idle", "1m30s"]), Duration::from_secs(90));
+        assert_eq!(idle(&["expose", "80", "--proxy"]), Duration::from_secs(60));
+        let both = ["expose", "53/udp", "--proxy", "--udp-idle=5s"];
+        assert_eq!(idle(&both), Duration::from_secs(5));
+        assert!(parse(&["proxy", "--udp-idle", "999ms"]).is_err());
     }
 
     #[test]

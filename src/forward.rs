@@ -12,12 +12,12 @@
 //! there are is `cluster::upstream`'s, whether there is a session the door's.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunnel_wire::datagram::Budget;
 
@@ -41,6 +41,9 @@ use crate::session::Door;
 /// Connections at once, all local ports together: more wait in the system's queue.
 const CONNECTIONS: usize = 4096;
 
+/// When a trouble that lasts is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+
 /// Tells the user something that must not be missed.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -59,7 +62,8 @@ pub struct Route {
     pub balanced: bool,
     /// What was learned about its ways.
     memory: Memory,
-    said: AtomicBool,
+    /// What the user was told of it last, and when.
+    told: Mutex<Option<(String, Instant)>>,
 }
 
 impl Route {
@@ -73,13 +77,22 @@ impl Route {
             via,
             balanced,
             memory: Memory::default(),
-            said: AtomicBool::new(false),
+            told: Mutex::default(),
         }
     }
 
-    /// Whether something is to be said for the first time.
-    fn first_time(&self) -> bool {
-        !self.said.swap(true, Ordering::Relaxed)
+    /// Tells the user of a trouble, unless that was the last thing told: a program that tries in a loop must not fill
+    /// the terminal.
+    fn tell(&self, say: &Say, trouble: &str) {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = told
+            .as_ref()
+            .is_some_and(|(text, at)| text == trouble && now - *at < TOLD_AGAIN);
+        if !known {
+            *told = Some((trouble.to_owned(), now));
+            say(&format!("{}: {trouble}", self.label));
+        }
     }
 }
 

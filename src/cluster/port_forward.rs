@@ -31,6 +31,9 @@ use super::messages::{self, Incoming, IncomingTx, Outgoing, Source};
 const DATA: u8 = 0;
 const COMPLAINT: u8 = 1;
 
+/// The system's words for a port nobody listens at.
+const REFUSED: &str = "connection refused";
+
 /// One connection to one port of a pod. A reading error may hold a [`PortForwardError`].
 ///
 /// Dropping it closes the connection after what was written: the tasks outlive it for the few seconds that takes.
@@ -57,6 +60,14 @@ impl PortForwardError {
     /// The one in an error of [`PortForward`], if that is what it is.
     pub fn find(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
+    }
+
+    /// Whether the pod's program was certainly never connected, so that it has seen nothing of what was written. Words
+    /// that are not known here may be those of a connection that broke.
+    pub fn is_unconnected(&self) -> bool {
+        [REFUSED, "failed to connect", "No such container", "not found"]
+            .iter()
+            .any(|words| self.message.contains(words))
     }
 }
 
@@ -146,7 +157,7 @@ fn cause(words: &Bytes) -> String {
     let text = String::from_utf8_lossy(words);
     tracing::debug!(words = %text, "port-forward failed");
     // Every runtime puts it differently, but the system's own words are in there.
-    for known in ["connection refused", "connection reset by peer", "broken pipe"] {
+    for known in [REFUSED, "connection reset by peer", "broken pipe"] {
         if text.contains(known) {
             return known.to_owned();
         }

@@ -191,13 +191,11 @@ impl<'a> Dial<'a> {
         if !port_forward {
             return Ok(Way::Agent(pod));
         }
-        if let Some(reason) = self.unreached.take()
-            && self.route.first_time()
-        {
-            (self.ways.say)(&format!(
-                "{}: the agent does not get through to {reason}; using the API server's port-forward into the pod",
-                self.route.label
-            ));
+        if let Some(reason) = self.unreached.take() {
+            let text = format!(
+                "the agent does not get through to {reason}; using the API server's port-forward into the pod"
+            );
+            self.route.tell(&self.ways.say, &text);
         }
         Ok(Way::PortForward(pod))
     }
@@ -214,10 +212,15 @@ impl<'a> Dial<'a> {
     }
 }
 
+/// Whether an error means that the upstream was never connected.
+pub(super) fn was_refused(error: &io::Error) -> bool {
+    refusal_code(error).is_some()
+}
+
 /// Why an upstream was not connected, if that is what an error means.
 fn refusal_code(error: &io::Error) -> Option<RefusalCode> {
-    if PortForwardError::find(error).is_some() {
-        return Some(RefusalCode::ConnectionRefused);
+    if let Some(error) = PortForwardError::find(error) {
+        return error.is_unconnected().then_some(RefusalCode::ConnectionRefused);
     }
     match OpenError::from_io(error) {
         Some(OpenError::Refused(refusal)) => Some(refusal.code),

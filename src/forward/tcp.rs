@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 use tunnel_wire::relay::{RelayError, Side, relay};
 
-use super::dial::{Connection, Dial};
+use super::dial::{Connection, Dial, was_refused};
 use super::early::Early;
 use super::{Route, Ways};
 use crate::listener::{Peer, Socket};
@@ -27,13 +27,16 @@ pub(super) async fn serve(socket: Socket, peer: Peer, route: Arc<Route>, ways: A
     let mut local = Early::new(socket);
     let mut counts = Counts::default();
     let outcome = connect_and_relay(&mut local, &route, &ways, &mut counts).await;
-    if outcome.is_ok() {
-        drop(local.get_ref().reset_on_close(false));
-    }
     let reason = match &outcome {
-        Ok(()) => "eof".to_owned(),
+        Ok(()) => {
+            drop(local.get_ref().reset_on_close(false));
+            "eof".to_owned()
+        }
         Err(failure) => failure.to_string(),
     };
+    if let Err(Failure::NotReached(error)) = &outcome {
+        route.tell(&ways.say, &error.to_string());
+    }
     info!(
         %peer, target = route.label, upstream = counts.upstream,
         received = counts.received, sent = counts.sent, elapsed = ?began.elapsed(), reason,
@@ -94,9 +97,13 @@ async fn connect_and_relay(
             }) => source,
         };
         drop(connection);
-        if end.b_to_a > 0 || !local.rewind() || !dial.may_try_again(&error).await {
-            (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
+        (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
+        let connected = end.b_to_a > 0 || !was_refused(&error);
+        if connected {
             return Err(Failure::Upstream(error));
+        }
+        if !local.rewind() || !dial.may_try_again(&error).await {
+            return Err(Failure::NotReached(error));
         }
     }
 }

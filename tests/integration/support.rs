@@ -186,6 +186,17 @@ impl Plugin {
         stdout
     }
 
+    /// Waits until it has written this on stderr.
+    pub(crate) async fn until_said(&self, part: &str) {
+        let said = async {
+            while !read(&self.log).contains(part) {
+                sleep(POLL).await;
+            }
+        };
+        let said = timeout(DEADLINE, said).await;
+        assert!(said.is_ok(), "never said: {part}; it said: {}", read(&self.log));
+    }
+
     pub(crate) fn ready_file(&self) -> &Path {
         &self.ready
     }

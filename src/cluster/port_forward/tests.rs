@@ -145,3 +145,32 @@ fn a_refusal_names_the_verb_that_is_missing() {
         );
     }
 }
+
+#[test]
+fn only_a_connection_that_never_was_may_be_tried_again() {
+    for (words, unconnected) in [
+        (
+            "error forwarding port 7070 to pod a1b2, uid : failed to execute portforward in network namespace \"/run/ns\": \
+             failed to connect to localhost:7070 inside namespace \"a1b2\", IPv4: dial tcp4 127.0.0.1:7070: connect: \
+             connection refused",
+            true,
+        ),
+        (
+            "failed to connect to localhost:7070 inside namespace a1b2: i/o timeout",
+            true,
+        ),
+        (
+            "read tcp4 127.0.0.1:1->127.0.0.1:7070: read: connection reset by peer",
+            false,
+        ),
+        ("write: broken pipe", false),
+        ("something else", false),
+    ] {
+        let error = PortForwardError {
+            pod: "web".to_owned(),
+            port: 7070,
+            message: cause(&Bytes::from(words)),
+        };
+        assert_eq!(error.is_unconnected(), unconnected, "{words}");
+    }
+}
