@@ -2,8 +2,7 @@
 //!
 //! It reads the targets from the command line and from files; everything else is `tunnel`'s and [`crate::forward`]'s.
 
-use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Context;
@@ -55,8 +54,12 @@ impl Forwarded {
 
 /// Runs until the user or the session ends it.
 pub(super) async fn run(arguments: &ForwardArgs, context: &Context) -> Result<(), Error> {
+    let files = tokio::select! {
+        files = read_all(&arguments.filename) => files?,
+        () = context.shutdown.orderly().cancelled() => return Ok(()),
+    };
     let forward = ForwardPlan {
-        targets: targets(arguments)?,
+        targets: targets(arguments, &files)?,
         same_port: arguments.same_port,
         udp_idle: arguments.udp_idle,
     };
@@ -88,7 +91,7 @@ pub(super) async fn run(arguments: &ForwardArgs, context: &Context) -> Result<()
     tunnel::run(plan, context).await
 }
 
-fn targets(arguments: &ForwardArgs) -> Result<Vec<Forwarded>, Error> {
+fn targets(arguments: &ForwardArgs, files: &[File]) -> Result<Vec<Forwarded>, Error> {
     let typed = if arguments.words.is_empty() {
         Vec::new()
     } else {
@@ -103,9 +106,8 @@ fn targets(arguments: &ForwardArgs) -> Result<Vec<Forwarded>, Error> {
             address: Vec::new(),
         })
         .collect();
-    for path in &arguments.filename {
-        let (text, origin) = read(path)?;
-        all.extend(parse_file(&text, &origin).map_err(|error| Error::Usage(error.to_string()))?);
+    for File { text, origin } in files {
+        all.extend(parse_file(text, origin).map_err(|error| Error::Usage(error.to_string()))?);
     }
     if all.is_empty() {
         return Err(Error::Usage(
@@ -146,26 +148,46 @@ fn one(target: TargetSpec, port: ForwardPort, via: Via, hosts: Vec<LocalHost>) -
     }
 }
 
-/// A file's text, or that of stdin for `-`, and what errors call it.
-fn read(path: &Path) -> Result<(String, String), Error> {
-    let origin = if path == Path::new("-") {
-        "stdin".to_owned()
-    } else {
-        path.display().to_string()
-    };
-    let text = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(path)
-    };
-    match text {
-        Ok(text) => Ok((text, origin)),
-        Err(source) => Err(Error::Io {
-            doing: format!("read the targets from {origin}"),
-            source,
-        }),
+/// What was read, and what errors call it.
+#[derive(Debug)]
+struct File {
+    text: String,
+    origin: String,
+}
+
+/// Reads the files in their order; `-` is stdin, which may be a person who never ends it.
+async fn read_all(paths: &[PathBuf]) -> Result<Vec<File>, Error> {
+    let mut files = Vec::with_capacity(paths.len());
+    for path in paths {
+        let is_stdin = path == Path::new("-");
+        let origin = if is_stdin {
+            "stdin".to_owned()
+        } else {
+            path.display().to_string()
+        };
+        let path = path.clone();
+        let read = move || {
+            if is_stdin {
+                std::io::read_to_string(std::io::stdin())
+            } else {
+                std::fs::read_to_string(path)
+            }
+        };
+        let text = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(std::io::Error::other)
+            .flatten();
+        match text {
+            Ok(text) => files.push(File { text, origin }),
+            Err(source) => {
+                return Err(Error::Io {
+                    doing: format!("read the targets from {origin}"),
+                    source,
+                });
+            }
+        }
     }
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -180,13 +202,16 @@ mod tests {
         arguments: ForwardArgs,
     }
 
-    fn parse(words: &[&str]) -> Result<Vec<Forwarded>, String> {
+    async fn parse(words: &[&str]) -> Result<Vec<Forwarded>, String> {
         let line = Line::try_parse_from([&["forward"], words].concat()).map_err(|error| error.to_string())?;
-        targets(&line.arguments).map_err(|error| error.to_string())
+        let files = read_all(&line.arguments.filename)
+            .await
+            .map_err(|error| error.to_string())?;
+        targets(&line.arguments, &files).map_err(|error| error.to_string())
     }
 
-    #[test]
-    fn targets_come_from_the_command_line_and_from_files() {
+    #[tokio::test]
+    async fn targets_come_from_the_command_line_and_from_files() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("targets.yaml");
         std::fs::write(
@@ -194,7 +219,9 @@ mod tests {
             "- svc/db.other 5432\n- {target: deploy/api, ports: [':http'], via: pod, address: 127.0.0.2}\n",
         )
         .unwrap();
-        let all = parse(&["svc/web", "8080:80", "53/udp", "-f", file.to_str().unwrap()]).unwrap();
+        let all = parse(&["svc/web", "8080:80", "53/udp", "-f", file.to_str().unwrap()])
+            .await
+            .unwrap();
         let labels: Vec<String> = all.iter().map(Forwarded::label).collect();
         assert_eq!(
             labels,
@@ -211,10 +238,10 @@ mod tests {
         assert_eq!((all[3].wanted.via, all[3].local), (Via::Pod, LocalPort::Any));
     }
 
-    #[test]
-    fn what_is_missing_is_said() {
-        assert!(parse(&[]).unwrap_err().contains("which target?"));
-        let missing = parse(&["-f", "/no/such/file"]).unwrap_err();
+    #[tokio::test]
+    async fn what_is_missing_is_said() {
+        assert!(parse(&[]).await.unwrap_err().contains("which target?"));
+        let missing = parse(&["-f", "/no/such/file"]).await.unwrap_err();
         assert!(missing.contains("/no/such/file"), "{missing}");
     }
 }

@@ -26,6 +26,7 @@ pub(crate) mod target;
 pub(crate) mod tls_relay;
 pub(crate) mod traffic;
 pub(crate) mod wan;
+pub(crate) mod workload;
 
 /// A test takes no longer unless it asks for more; a hang becomes a failure that shows what the programs said.
 const TEST_DEADLINE: Duration = Duration::from_secs(180);

@@ -8,6 +8,7 @@ mod datagrams;
 mod end;
 mod entrance;
 mod expose;
+mod forward;
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod harness;
 mod interrupt;

@@ -3,6 +3,7 @@
 mod bulk;
 mod crowd;
 mod faults;
+mod forward_resets;
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod harness;
 mod saturation;

@@ -6,6 +6,7 @@
 
 mod datagrams;
 mod expose;
+mod forward;
 mod life;
 mod succession;
 mod support;

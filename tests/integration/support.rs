@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{sleep, timeout};
 use tunnel_playground::{Key, Options, Playground};
 
@@ -78,6 +78,11 @@ impl Stage {
 
     /// Starts the plugin; `--kubeconfig` and, for sessions, the agent and the ready file are added.
     pub(crate) fn plugin(&self, name: &str, arguments: &[&str]) -> Plugin {
+        self.plugin_reading(name, arguments, Stdio::null())
+    }
+
+    /// The same with this for its stdin.
+    pub(crate) fn plugin_reading(&self, name: &str, arguments: &[&str], stdin: Stdio) -> Plugin {
         let ready = self.folder.join(name);
         let log = std::fs::File::create(self.folder.join(format!("{name}.err"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-tunnel"));
@@ -85,7 +90,7 @@ impl Stage {
             .args(arguments)
             .arg("--kubeconfig")
             .arg(self.playground.kubeconfig_path());
-        if matches!(arguments.first(), Some(&("proxy" | "expose"))) {
+        if matches!(arguments.first(), Some(&("proxy" | "expose" | "forward"))) {
             command
                 .arg("--agent-binary")
                 .arg(agent_binary())
@@ -103,7 +108,7 @@ impl Stage {
             command.env_remove(variable);
         }
         command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true);
@@ -142,6 +147,22 @@ impl Stage {
             }
         };
         timeout(DEADLINE, no_process).await.expect("an agent lives on");
+    }
+
+    /// Path of a file of the plugins' with this text.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// How many Jobs were asked for so far.
+    pub(crate) fn jobs_created(&self) -> usize {
+        let requests = self.playground.requests();
+        let jobs = requests
+            .iter()
+            .filter(|request| request.method == "POST" && request.path.ends_with("/jobs"));
+        jobs.count()
     }
 
     /// A port at which the Services of the HTTP samples answer, as a suffix of a host name.
@@ -186,15 +207,25 @@ impl Plugin {
         stdout
     }
 
-    /// Waits until it has written this on stderr.
-    pub(crate) async fn until_said(&self, part: &str) {
+    /// Its stdin, if that is a pipe: it stays open for as long as this lives.
+    pub(crate) fn stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// What it has said on stderr so far.
+    pub(crate) fn said(&self) -> String {
+        read(&self.log)
+    }
+
+    /// Waits until it says this on stderr.
+    pub(crate) async fn until_said(&self, words: &str) {
         let said = async {
-            while !read(&self.log).contains(part) {
+            while !self.said().contains(words) {
                 sleep(POLL).await;
             }
         };
         let said = timeout(DEADLINE, said).await;
-        assert!(said.is_ok(), "never said: {part}; it said: {}", read(&self.log));
+        assert!(said.is_ok(), "`{words}` was never said: {}", self.said());
     }
 
     pub(crate) fn ready_file(&self) -> &Path {

@@ -1,6 +1,7 @@
 //! The real plugin as a child process: its events, what it said, its end.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -43,9 +44,24 @@ pub(crate) struct Ready {
     pub(crate) event: Value,
 }
 
+/// The local ports of `forward` in a ready event.
+pub(crate) fn forwarded(event: &Value) -> Vec<SocketAddr> {
+    let listeners = event["listeners"].as_array().expect("listeners is a list");
+    let forwarded = listeners.iter().filter(|listener| listener["kind"] == "forward");
+    let address = |listener: &Value| listener["address"].as_str()?.parse().ok();
+    forwarded
+        .map(|listener| address(listener).unwrap_or_else(|| panic!("an address in {listener}")))
+        .collect()
+}
+
 impl Ready {
+    /// The local ports of `forward`.
+    pub(crate) fn forwarded(&self) -> Vec<SocketAddr> {
+        forwarded(&self.event)
+    }
+
     /// The first local port of the proxy.
-    pub(crate) fn proxy(&self) -> std::net::SocketAddr {
+    pub(crate) fn proxy(&self) -> SocketAddr {
         let listeners = self.event["listeners"].as_array().expect("listeners is a list");
         let proxy = listeners
             .iter()
@@ -136,6 +152,11 @@ impl Namespace {
     /// `kubectl tunnel expose`, with events.
     pub(crate) fn expose(&self, arguments: &[&str]) -> Launch {
         self.launch(&[&["expose", "-o", "json"], arguments].concat())
+    }
+
+    /// `kubectl tunnel forward`, with events and one address to listen on.
+    pub(crate) fn forward(&self, arguments: &[&str]) -> Launch {
+        self.launch(&[&["forward", "--address", "127.0.0.1", "-o", "json"], arguments].concat())
     }
 
     /// The plugin with exactly these arguments, as the developer.

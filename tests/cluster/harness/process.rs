@@ -9,10 +9,19 @@ use kube::api::DynamicObject;
 
 /// The most memory a process ever had resident, in KiB.
 pub(crate) fn peak_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmHWM:")
+}
+
+/// The memory a process has resident, in KiB.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmRSS:")
+}
+
+fn memory_kib(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs, on Linux");
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(name))
         .expect("a process has memory");
     line.trim()
         .trim_end_matches(" kB")

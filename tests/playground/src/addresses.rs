@@ -15,6 +15,12 @@ use tokio::net::TcpListener;
 /// number is only unlikely to be bound on all addresses by something else.
 const GUARD_PORT: u16 = 44_380;
 
+/// The loopback of the pod with this address, which its port-forward reaches and no other pod dials.
+pub(crate) fn loopback_of(address: Ipv4Addr) -> Ipv4Addr {
+    let [net, _, block, host] = address.octets();
+    Ipv4Addr::new(net, 9, block, host)
+}
+
 /// The block and what of it is in use.
 #[derive(Debug)]
 pub(crate) struct Addresses {

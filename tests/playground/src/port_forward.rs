@@ -9,7 +9,7 @@
 //! ```
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
+use crate::addresses::loopback_of;
 use crate::http::status::Refusal;
 use crate::http::{Answer, Call};
 use crate::kubelet::Sandbox;
@@ -82,7 +83,7 @@ async fn run(connection: Upgraded, sandbox: Option<Arc<Sandbox>>, port: u16) {
         .take_while(|message| std::future::ready(matches!(message, Ok(message) if !message.is_close())));
     let complaint = match sandbox.filter(|sandbox| sandbox.is_running()) {
         None => Some("error forwarding port: the sandbox of the pod is not running".to_owned()),
-        Some(sandbox) => match TcpStream::connect(SocketAddr::from((sandbox.address(), port))).await {
+        Some(sandbox) => match connect(sandbox.address(), port).await {
             Err(error) => Some(refusal_text(port, &error)),
             Ok(pod) => tokio::select! {
                 carried = carry(pod, Box::pin(inbound_data), &mut sink) => {
@@ -104,6 +105,14 @@ async fn run(connection: Upgraded, sandbox: Option<Arc<Sandbox>>, port: u16) {
     let drain = async { while let Some(Ok(_)) = inbound.next().await {} };
     if tokio::time::timeout(CLOSE_WAIT, drain).await.is_err() {
         tracing::debug!("the client of a port-forward did not close its side");
+    }
+}
+
+/// What listens on all addresses of a real pod listens on its address here.
+async fn connect(address: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
+    match TcpStream::connect(SocketAddr::from((loopback_of(address), port))).await {
+        Err(_) => TcpStream::connect(SocketAddr::from((address, port))).await,
+        connected => connected,
     }
 }
 

@@ -6,7 +6,8 @@
 //! | `playground/web` | 28080 | HTTP, see `samples/web.rs` |
 //! | `playground/slow` | 28080 | the same, each answer 2 s later |
 //! | `playground/raw` | 28080 | answers an HTTP request with the bytes of its head |
-//! | `playground/echo` | 27000 | sends back what comes, half-closes after the caller |
+//! | `playground/inner` | 28080 | as `web`, on the pod's loopback only |
+//! | `playground/echo` | 27000 | sends back what comes, half-closes after the caller; datagrams too |
 //! | `playground/late` | 27000 | reads to the end, then sends 1 MiB |
 //! | `playground/stalled` | 27000 | accepts and neither reads nor writes |
 
@@ -19,9 +20,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
+use crate::addresses::loopback_of;
 use crate::resource::Resource;
 use crate::world::World;
 
@@ -41,19 +43,32 @@ pub const LATE_REPLY: usize = 1024 * 1024;
 /// Longest request head `raw` reads.
 const HEAD_LIMIT: usize = 64 * 1024;
 
+/// Largest datagram.
+const DATAGRAM: usize = 65_535;
+
 /// Binds the sample's port and returns what serves it until dropped.
 pub(crate) async fn start(
     name: &str,
     address: Ipv4Addr,
 ) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let http = matches!(name, "web" | "slow" | "raw");
+    let http = matches!(name, "web" | "slow" | "raw" | "inner");
     let port = if http { HTTP_PORT } else { TCP_PORT };
+    let address = match name {
+        "inner" => loopback_of(address),
+        _ => address,
+    };
     let listener = TcpListener::bind(SocketAddr::from((address, port))).await?;
     Ok(match name {
         "web" => Box::pin(web::serve(listener, "web".to_owned(), Duration::ZERO)),
         "slow" => Box::pin(web::serve(listener, "slow".to_owned(), SLOW)),
+        "inner" => Box::pin(web::serve(listener, "inner".to_owned(), Duration::ZERO)),
         "raw" => Box::pin(each(listener, raw)),
-        "echo" => Box::pin(each(listener, echo)),
+        "echo" => {
+            let datagrams = UdpSocket::bind(SocketAddr::from((address, port))).await?;
+            Box::pin(async move {
+                tokio::join!(each(listener, echo), echo_datagrams(datagrams));
+            })
+        }
         "late" => Box::pin(each(listener, late)),
         "stalled" => Box::pin(each(listener, stalled)),
         other => {
@@ -76,7 +91,7 @@ pub(crate) fn create(world: &World) {
         ("http-own", HTTP_PORT, HTTP_PORT),
     ];
     let tcp = [("tcp", TCP_PORT, TCP_PORT)];
-    for name in ["web", "slow", "raw"] {
+    for name in ["web", "slow", "raw", "inner"] {
         create_one(world, first, name, &http);
     }
     for name in ["echo", "late", "stalled"] {
@@ -165,6 +180,17 @@ async fn echo(mut connection: TcpStream) -> io::Result<()> {
     let (mut read, mut write) = connection.split();
     tokio::io::copy(&mut read, &mut write).await?;
     write.shutdown().await
+}
+
+async fn echo_datagrams(socket: UdpSocket) {
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        if let Ok((length, peer)) = socket.recv_from(&mut buffer).await
+            && let Err(error) = socket.send_to(&buffer[..length], peer).await
+        {
+            tracing::debug!(%peer, %error, "datagram not sent back");
+        }
+    }
 }
 
 async fn late(mut connection: TcpStream) -> io::Result<()> {

@@ -29,6 +29,8 @@ pub const SINK: u16 = 7011;
 pub const END_FIRST: u16 = 7012;
 /// The far end of an exchange, see [`exchange`].
 pub const EXCHANGE: u16 = 7013;
+/// As [`HTTP`], on the pod's loopback only.
+pub const LOOPBACK: u16 = 7014;
 /// Nobody listens here.
 pub const CLOSED: u16 = 7999;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tunnel_test_target::pattern::{Mismatch, Pattern};
 use tunnel_test_target::{
-    ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, SINK, SOURCE, STALL, udp,
+    ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, LOOPBACK, SINK, SOURCE,
+    STALL, udp,
 };
 
 use crate::{follow, http};
@@ -21,7 +22,7 @@ type Serve = fn(&TcpStream) -> io::Result<()>;
 
 /// Listens until the process is killed.
 pub(crate) fn run() -> io::Result<()> {
-    let ports: [(u16, Serve); 9] = [
+    let ports: [(u16, Serve); 10] = [
         (HTTP, http::serve),
         (HTTP_SECOND, http::serve),
         (ECHO, echo),
@@ -31,10 +32,15 @@ pub(crate) fn run() -> io::Result<()> {
         (SINK, sink),
         (END_FIRST, end_first),
         (EXCHANGE, follow::follow),
+        (LOOPBACK, http::serve),
     ];
     let mut listeners = Vec::new();
     for (port, serve) in ports {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+        let address = match port {
+            LOOPBACK => Ipv4Addr::LOCALHOST,
+            _ => Ipv4Addr::UNSPECIFIED,
+        };
+        let listener = TcpListener::bind((address, port))?;
         listeners.push(thread::spawn(move || accept(&listener, serve)));
     }
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ECHO))?;

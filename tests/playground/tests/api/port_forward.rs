@@ -58,7 +58,7 @@ async fn each_sample_has_a_deployment_that_selects_its_pod() {
     let stage = Stage::start_with(Options::default()).await;
     let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), "dev");
     let all = deployments.list(&ListParams::default()).await.unwrap().items;
-    assert_eq!(all.len(), 6);
+    assert_eq!(all.len(), 7);
     let web = deployments.get("web").await.unwrap();
     let labels = web.spec.unwrap().selector.match_labels.unwrap();
     let selector: Vec<String> = labels
