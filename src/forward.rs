@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunnel_wire::datagram::Budget;
+use tunnel_wire::flow::MAX_FLOWS;
 
 pub mod bind;
 mod connector;
@@ -123,7 +124,7 @@ impl fmt::Debug for Ways {
 /// Serves the ports until `drain` is cancelled, then no new connections; returns when the last has ended.
 pub async fn serve(ports: Vec<BoundPort>, ways: Ways, drain: CancellationToken) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    let budget = Budget::default();
+    let shared = (Budget::of(MAX_FLOWS), Budget::default());
     let ways = Arc::new(ways);
     let mut loops = JoinSet::new();
     for BoundPort { route, sockets } in ports {
@@ -136,7 +137,7 @@ pub async fn serve(ports: Vec<BoundPort>, ways: Ways, drain: CancellationToken) 
                     loops.spawn(accept(port, Arc::clone(&permits), drain.clone(), serve));
                 }
                 BoundSocket::Udp(socket) => {
-                    loops.spawn(udp::serve(socket, route, ways, budget.clone(), drain.clone()));
+                    loops.spawn(udp::serve(socket, route, ways, shared.clone(), drain.clone()));
                 }
             }
         }

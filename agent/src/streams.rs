@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tunnel_wire::datagram::Budget;
+use tunnel_wire::flow::MAX_FLOWS;
 use tunnel_wire::link::LinkHandle;
 use tunnel_wire::session::{Accepted, MAX_STREAMS};
 use tunnel_wire::{Incoming, Open, Protocol, Refusal, RefusalCode, Session, Stream};
@@ -28,6 +29,8 @@ pub(crate) struct Serving {
     pub(crate) link: LinkHandle,
     /// What the datagrams that wait for their streams may take.
     pub(crate) datagrams: Budget,
+    /// Flows that callers of exposed ports may have.
+    pub(crate) flows: Budget,
     /// Callers that may wait for a transport: no more than the session could carry afterwards.
     pub(crate) holds: Semaphore,
     /// Streams that stand for a listener.
@@ -42,6 +45,7 @@ impl Serving {
             session,
             link,
             datagrams: Budget::default(),
+            flows: Budget::of(MAX_FLOWS),
             holds: Semaphore::new(MAX_STREAMS),
             listeners: AtomicUsize::new(0),
         }

@@ -13,7 +13,6 @@ use tunnel_edge::socket_error;
 use tunnel_edge::udp::{Flows, NewFlow};
 use tunnel_wire::datagram::Queue;
 use tunnel_wire::flow::relay;
-use tunnel_wire::session::MAX_STREAMS;
 use tunnel_wire::{Open, Protocol, Refusal, Stream};
 
 use crate::dial::{Request, dial_udp};
@@ -59,7 +58,7 @@ pub(crate) async fn listen(serving: &Arc<Serving>, binding: Binding, mut stream:
         "listening for datagrams",
         &[("listener", &binding.listener), ("port", &binding.port)],
     );
-    let mut flows = Flows::new(socket, MAX_STREAMS, serving.datagrams.clone());
+    let mut flows = Flows::new(socket, serving.flows.clone(), serving.datagrams.clone());
     tokio::select! {
         never = flows.run(|flow| caller(Arc::clone(serving), binding.listener, flow)) => match never {},
         () = stream.ended() => {}

@@ -13,7 +13,6 @@ use tracing::info;
 use tunnel_edge::udp::{Flows, NewFlow};
 use tunnel_wire::datagram::Budget;
 use tunnel_wire::flow::{Notice, Reason, relay};
-use tunnel_wire::session::MAX_STREAMS;
 
 use super::dial::{Connection, Dial};
 use super::{Route, Ways};
@@ -27,10 +26,10 @@ pub(super) async fn serve(
     socket: UdpSocket,
     route: Arc<Route>,
     ways: Arc<Ways>,
-    budget: Budget,
+    (places, budget): (Budget, Budget),
     drain: CancellationToken,
 ) {
-    let mut flows = Flows::new(socket, MAX_STREAMS, budget);
+    let mut flows = Flows::new(socket, places, budget);
     tokio::select! {
         never = flows.run(|flow| serve_flow(flow, Arc::clone(&route), Arc::clone(&ways))) => match never {},
         () = drain.cancelled() => {}
@@ -108,6 +107,7 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std:
             dropped: end.dropped,
             reason: match end.reason {
                 Reason::Idle => "idle".to_owned(),
+                Reason::MadeRoom => "made room for another flow".to_owned(),
                 Reason::Ended => "ended by the agent".to_owned(),
                 Reason::Failed(error) => error.to_string(),
             },

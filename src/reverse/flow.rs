@@ -74,6 +74,7 @@ async fn relay_flow(flow: &Flow<'_>, socket: Connected, stream: &mut Stream, dra
     let relayed = relay(stream, &mut edge, &queue, Some(flow.idle), told);
     let reason = match drain.run_until_cancelled(relayed).await.map(|end| end.reason) {
         Some(Reason::Idle) => "idle".to_owned(),
+        Some(Reason::MadeRoom) => "made room for another flow".to_owned(),
         Some(Reason::Ended) => "ended by the agent".to_owned(),
         Some(Reason::Failed(error)) => error.to_string(),
         None => "the session ends".to_owned(),

@@ -10,11 +10,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tunnel_wire::Refusal;
 use tunnel_wire::datagram::{Budget, MAX_DATAGRAM, Queue};
 use tunnel_wire::flow::{Datagrams, Table};
@@ -110,10 +111,41 @@ impl Datagrams for Connected {
 }
 
 /// A shared socket, toward one of its peers. What that peer sends is in the flow's queue.
-#[derive(Debug)]
 pub struct Shared {
     socket: Arc<UdpSocket>,
     peer: SocketAddr,
+    /// Waits for room in the socket. Its own: a socket that is polled by several flows wakes only the last of them.
+    writable: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// `socket` has other peers as well.
+    #[must_use]
+    pub fn new(socket: Arc<UdpSocket>, peer: SocketAddr) -> Self {
+        Self {
+            socket,
+            peer,
+            writable: None,
+        }
+    }
+
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let writable = self.writable.get_or_insert_with(|| {
+            let socket = Arc::clone(&self.socket);
+            Box::pin(async move { socket.writable().await })
+        });
+        let ready = ready!(writable.as_mut().poll(cx));
+        self.writable = None;
+        Poll::Ready(ready)
+    }
 }
 
 impl Datagrams for Shared {
@@ -122,10 +154,17 @@ impl Datagrams for Shared {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &[u8]) -> Poll<Result<(), Refusal>> {
-        self.socket
-            .poll_send_to(cx, datagram, self.peer)
-            .map_ok(drop)
-            .map_err(|error| refusal(self.peer, &error))
+        let sent = loop {
+            match self.socket.try_send_to(datagram, self.peer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = ready!(self.poll_writable(cx)) {
+                        break Err(error);
+                    }
+                }
+                sent => break sent,
+            }
+        };
+        Poll::Ready(sent.map(drop).map_err(|error| refusal(self.peer, &error)))
     }
 }
 
@@ -145,17 +184,17 @@ pub struct NewFlow {
 pub struct Flows {
     socket: Arc<UdpSocket>,
     table: Table,
-    tasks: JoinSet<SocketAddr>,
+    tasks: JoinSet<(SocketAddr, Queue)>,
 }
 
 impl Flows {
-    /// At most `limit` flows at once.
+    /// Flows that take one of `places` each, and whose queues share `budget`.
     #[must_use]
-    pub fn new(socket: UdpSocket, limit: usize, budget: Budget) -> Self {
+    pub fn new(socket: UdpSocket, places: Budget, budget: Budget) -> Self {
         enlarge(&socket);
         Self {
             socket: Arc::new(socket),
-            table: Table::new(limit, budget),
+            table: Table::new(places, budget),
             tasks: JoinSet::new(),
         }
     }
@@ -171,18 +210,18 @@ impl Flows {
             tokio::select! {
                 received = self.socket.recv_from(&mut room) => {
                     let Ok((length, peer)) = received else { continue };
-                    if let Some(queue) = self.table.deliver(peer, &room[..length]) {
-                        let edge = Shared { socket: Arc::clone(&self.socket), peer };
-                        let served = serve(NewFlow { peer, queue, edge });
+                    if let Some(queue) = self.table.deliver(peer, &room[..length], Instant::now()) {
+                        let edge = Shared::new(Arc::clone(&self.socket), peer);
+                        let served = serve(NewFlow { peer, queue: queue.clone(), edge });
                         self.tasks.spawn(async move {
                             served.await;
-                            peer
+                            (peer, queue)
                         });
                     }
                 }
                 Some(ended) = self.tasks.join_next() => {
-                    if let Ok(peer) = ended {
-                        self.table.end(peer);
+                    if let Ok((peer, queue)) = ended {
+                        self.table.end(peer, &queue);
                     }
                 }
             }
@@ -249,7 +288,7 @@ mod tests {
     async fn peers_of_a_shared_socket_get_their_own_replies() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        let mut flows = Flows::new(socket, 8, Budget::default());
+        let mut flows = Flows::new(socket, Budget::of(8), Budget::default());
         let echo = |mut flow: NewFlow| async move {
             loop {
                 let datagram = poll_fn(|cx| flow.queue.poll_pop(cx)).await;

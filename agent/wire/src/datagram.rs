@@ -13,7 +13,7 @@
 //! moves datagrams is [`crate::flow`].
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -109,25 +109,32 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Record>, DecodeError> {
     Ok(Some(Record::Notice(Refusal::new(code, detail))))
 }
 
-/// What all queues of one owner may hold together: [`BUDGET`].
+/// What several share: bytes that all queues of one owner may hold together (the default, [`BUDGET`]), or flows that
+/// its sockets may have. Cheap to clone; all clones are one budget.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<AtomicUsize>);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Arc::new(AtomicUsize::new(BUDGET)))
+        Self::of(BUDGET)
     }
 }
 
 impl Budget {
-    fn take(&self, bytes: usize) -> bool {
+    /// A budget of so many, whatever they are.
+    #[must_use]
+    pub fn of(amount: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(amount)))
+    }
+
+    pub(crate) fn take(&self, bytes: usize) -> bool {
         let taken = |left: usize| left.checked_sub(bytes);
         self.0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken)
             .is_ok()
     }
 
-    fn give_back(&self, bytes: usize) {
+    pub(crate) fn give_back(&self, bytes: usize) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 }
@@ -142,6 +149,7 @@ struct Shared {
     waiting: Mutex<Waiting>,
     budget: Budget,
     dropped: AtomicU64,
+    closed: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -160,6 +168,7 @@ impl Queue {
             waiting: Mutex::default(),
             budget,
             dropped: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }))
     }
@@ -197,10 +206,22 @@ impl Queue {
         self.pop_from(&mut self.waiting())
     }
 
-    /// Whether nothing waits.
+    /// Ends the flow that takes from it: another one needs its place.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.0.waker.wake();
+    }
+
+    /// Whether it was closed.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.waiting().datagrams.is_empty()
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether both are one queue.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// How many datagrams were dropped so far.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::datagram::{self, Budget, Queue, Record};
 use crate::error::Refusal;
+use crate::session::MAX_STREAMS;
 
 /// Room for the largest datagram, and to see that one is larger.
 const ROOM: usize = datagram::MAX_DATAGRAM + 1;
@@ -29,6 +30,13 @@ const BATCH: usize = 16 * 1024;
 
 /// Datagrams moved one way before other tasks get their turn.
 const TURN: usize = 64;
+
+/// Flows that all sockets of one owner may have: half of a session's streams, so that datagrams leave room for
+/// connections.
+pub const MAX_FLOWS: usize = MAX_STREAMS / 2;
+
+/// How long a peer must have been silent before its flow makes room for another one.
+pub const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The socket's side of a flow.
 pub trait Datagrams {
@@ -60,6 +68,8 @@ pub enum Notice {
 pub enum Reason {
     /// Nothing came or went for as long as it may be idle.
     Idle,
+    /// Another flow needed its place.
+    MadeRoom,
     /// The other end ended it.
     Ended,
     /// The stream failed: aborted, refused or cut.
@@ -108,7 +118,7 @@ where
     };
     let timer = idle.map(|idle| (idle, Box::pin(sleep_until(Instant::now() + idle))));
     let reason = run(&mut flow, timer, &mut on_notice).await;
-    if matches!(reason, Reason::Idle | Reason::Ended) {
+    if matches!(reason, Reason::Idle | Reason::MadeRoom | Reason::Ended) {
         // An end that cannot be said needs no saying.
         drop(poll_fn(|cx| Pin::new(&mut *flow.stream).poll_shutdown(cx)).await);
     }
@@ -129,6 +139,9 @@ where
 {
     poll_fn(|cx| {
         let mut turn = 0;
+        if flow.queue.is_closed() {
+            return Poll::Ready(Reason::MadeRoom);
+        }
         loop {
             flow.moved = false;
             flow.take_in(cx, on_notice);
@@ -298,21 +311,31 @@ fn with_room<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 /// The flows of one unconnected socket, by peer.
+///
+/// A program may call from a new port each time (resolvers do), so flows that are only waiting to become idle must not
+/// keep new ones out: the one of this socket that was silent for longest makes room, if that was [`LEAST_SILENCE`].
 #[derive(Debug)]
 pub struct Table {
-    flows: HashMap<SocketAddr, Queue>,
-    limit: usize,
+    flows: HashMap<SocketAddr, Entry>,
+    places: Budget,
     budget: Budget,
     refused: u64,
 }
 
+#[derive(Debug)]
+struct Entry {
+    queue: Queue,
+    /// When its peer last sent something.
+    heard: Instant,
+}
+
 impl Table {
-    /// At most `limit` flows at once.
+    /// A table whose flows take a place each, and whose queues share `budget`.
     #[must_use]
-    pub fn new(limit: usize, budget: Budget) -> Self {
+    pub fn new(places: Budget, budget: Budget) -> Self {
         Self {
             flows: HashMap::new(),
-            limit,
+            places,
             budget,
             refused: 0,
         }
@@ -320,30 +343,64 @@ impl Table {
 
     /// Puts a datagram into its flow. The queue of a new flow comes back: somebody has to serve it, and to call
     /// [`Table::end`] afterwards.
-    pub fn deliver(&mut self, peer: SocketAddr, datagram: &[u8]) -> Option<Queue> {
-        if let Some(queue) = self.flows.get(&peer) {
-            queue.push(datagram);
+    pub fn deliver(&mut self, peer: SocketAddr, datagram: &[u8], now: Instant) -> Option<Queue> {
+        if let Some(flow) = self.flows.get_mut(&peer) {
+            flow.heard = now;
+            flow.queue.push(datagram);
             return None;
         }
-        if self.flows.len() >= self.limit {
+        if !self.places.take(1) && !self.make_room(now) {
             self.refused += 1;
             return None;
         }
         let queue = Queue::new(self.budget.clone());
         queue.push(datagram);
-        self.flows.insert(peer, queue.clone());
+        let flow = Entry {
+            queue: queue.clone(),
+            heard: now,
+        };
+        self.flows.insert(peer, flow);
         Some(queue)
     }
 
-    /// A flow is over: the next datagram of that peer begins another one.
-    pub fn end(&mut self, peer: SocketAddr) {
-        self.flows.remove(&peer);
+    /// Ends the flow that was silent for longest; its place is the next one's.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let silent = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| now.saturating_duration_since(flow.heard) >= LEAST_SILENCE)
+            .min_by_key(|(_, flow)| flow.heard)
+            .map(|(peer, _)| *peer);
+        let Some(flow) = silent.and_then(|peer| self.flows.remove(&peer)) else {
+            return false;
+        };
+        flow.queue.close();
+        true
+    }
+
+    /// The flow of this queue is over: the next datagram of its peer begins another one.
+    pub fn end(&mut self, peer: SocketAddr, queue: &Queue) {
+        // One that made room has no place any more, and its peer may have another flow.
+        if self
+            .flows
+            .get(&peer)
+            .is_some_and(|flow| flow.queue.is_same(queue))
+        {
+            self.flows.remove(&peer);
+            self.places.give_back(1);
+        }
     }
 
     /// Datagrams of peers for whom there was no room.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.places.give_back(self.flows.len());
     }
 }
 

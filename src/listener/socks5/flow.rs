@@ -5,9 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -18,7 +16,7 @@ use tokio::io::{AsyncWriteExt as _, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tunnel_edge::socket_error;
+use tunnel_edge::udp::Shared;
 use tunnel_wire::datagram::{self, Queue};
 use tunnel_wire::flow::{Datagrams, Notice, Reason, relay};
 use tunnel_wire::{Refusal, RefusalCode};
@@ -73,13 +71,11 @@ impl Counts {
 }
 
 /// The way back to the program: its end of the association's socket, with the header of the target in front.
+#[derive(Debug)]
 pub(super) struct Program {
-    socket: Arc<UdpSocket>,
-    address: SocketAddr,
+    edge: Shared,
     header: Box<[u8]>,
     counts: Arc<Counts>,
-    /// Waits for room in the socket. Its own: a socket that is polled by several flows wakes only the last of them.
-    writable: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
 }
 
 impl Program {
@@ -90,22 +86,10 @@ impl Program {
         counts: Arc<Counts>,
     ) -> Self {
         Self {
-            socket,
-            address,
+            edge: Shared::new(socket, address),
             header,
             counts,
-            writable: None,
         }
-    }
-
-    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let writable = self.writable.get_or_insert_with(|| {
-            let socket = Arc::clone(&self.socket);
-            Box::pin(async move { socket.writable().await })
-        });
-        let ready = ready!(writable.as_mut().poll(cx));
-        self.writable = None;
-        Poll::Ready(ready)
     }
 }
 
@@ -117,28 +101,12 @@ impl Datagrams for Program {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<(), Refusal>> {
         let datagram = [&self.header, data].concat();
-        let sent = loop {
-            match self.socket.try_send_to(&datagram, self.address) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Err(error) = ready!(self.poll_writable(cx)) {
-                        break Err(error);
-                    }
-                }
-                sent => break sent,
-            }
-        };
-        Poll::Ready(match sent {
-            Ok(_) => {
-                self.counts.moved(&self.counts.sent, data.len());
-                Ok(())
-            }
-            Err(error) => {
-                self.counts.lost.fetch_add(1, Ordering::Relaxed);
-                let words = socket_error::words(&error);
-                let detail = format!("udp {}: {words}", self.address);
-                Err(Refusal::new(socket_error::code(&error), detail))
-            }
-        })
+        let sent = ready!(self.edge.poll_send(cx, &datagram));
+        match &sent {
+            Ok(()) => self.counts.moved(&self.counts.sent, data.len()),
+            Err(_) => drop(self.counts.lost.fetch_add(1, Ordering::Relaxed)),
+        }
+        Poll::Ready(sent)
     }
 }
 
@@ -206,7 +174,7 @@ impl<C: Connect> NewFlow<C> {
         let idle = Some(self.limits.udp_idle);
         let end = relay(&mut stream, &mut self.program, &self.queue, idle, notice).await;
         match end.reason {
-            Reason::Idle => Ended::Idle,
+            Reason::Idle | Reason::MadeRoom => Ended::Idle,
             Reason::Ended => Ended::Eof,
             Reason::Failed(error) => Ended::Upstream(error),
         }

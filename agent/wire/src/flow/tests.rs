@@ -186,18 +186,63 @@ async fn a_cut_stream_and_nonsense_are_failures() {
     assert!(matches!(near_end.reason, Reason::Failed(error) if error.kind() == io::ErrorKind::InvalidData));
 }
 
-#[test]
-fn a_table_tells_peers_apart_and_has_a_limit() {
-    let peer = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let mut table = Table::new(2, Budget::default());
-    let first = table.deliver(peer(1), b"a").unwrap();
-    let second = table.deliver(peer(2), b"b").unwrap();
-    assert!(table.deliver(peer(1), b"c").is_none());
-    assert!(table.deliver(peer(3), b"d").is_none());
+fn peer(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_tells_peers_apart_and_has_a_limit() {
+    let now = Instant::now();
+    let places = Budget::of(2);
+    let mut table = Table::new(places.clone(), Budget::default());
+    let first = table.deliver(peer(1), b"a", now).unwrap();
+    let second = table.deliver(peer(2), b"b", now).unwrap();
+    assert!(table.deliver(peer(1), b"c", now).is_none());
+    assert!(table.deliver(peer(3), b"d", now).is_none());
     assert_eq!(table.refused(), 1);
     assert_eq!(first.pop().unwrap(), "a");
     assert_eq!(first.pop().unwrap(), "c");
     assert_eq!(second.pop().unwrap(), "b");
-    table.end(peer(1));
-    assert!(table.deliver(peer(3), b"e").is_some());
+    table.end(peer(1), &first);
+    assert!(table.deliver(peer(3), b"e", now).is_some());
+    drop(table);
+    assert!(places.take(2), "all places are free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_flow_that_was_silent_for_longest_makes_room() {
+    let began = Instant::now();
+    let places = Budget::of(2);
+    let mut table = Table::new(places.clone(), Budget::default());
+    let first = table.deliver(peer(1), b"a", began).unwrap();
+    let second = table.deliver(peer(2), b"b", began).unwrap();
+    let later = began + LEAST_SILENCE;
+    assert!(table.deliver(peer(1), b"c", later).is_none());
+    let third = table.deliver(peer(3), b"d", later).unwrap();
+    assert!(second.is_closed() && !first.is_closed() && !third.is_closed());
+    // Its end comes later, and ends nobody else's flow.
+    let fourth = table.deliver(peer(2), b"e", later + LEAST_SILENCE).unwrap();
+    assert!(first.is_closed() || third.is_closed());
+    table.end(peer(2), &second);
+    assert!(table.deliver(peer(2), b"f", later).is_none());
+    assert_eq!(fourth.pop().unwrap(), "e");
+    assert_eq!(fourth.pop().unwrap(), "f");
+    drop(table);
+    assert!(places.take(2) && !places.take(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_that_makes_room_ends_both_ends() {
+    let (mut near_stream, far_stream) = duplex(1000);
+    let (mut near_socket, _near) = socket();
+    let (far_socket, _far) = socket();
+    let queue = Queue::new(Budget::default());
+    let near = relay(&mut near_stream, &mut near_socket, &queue, None, |_| ());
+    let closes = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        queue.close();
+    };
+    let (near_end, far_end, ()) = tokio::join!(near, end(far_stream, far_socket, None), closes);
+    assert!(matches!(near_end.reason, Reason::MadeRoom));
+    assert!(matches!(far_end.0.reason, Reason::Ended));
 }
