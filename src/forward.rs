@@ -60,6 +60,8 @@ pub struct Route {
     /// What was learned about its ways.
     memory: Memory,
     said: AtomicBool,
+    /// Whether the last connection was not made.
+    failing: AtomicBool,
 }
 
 impl Route {
@@ -74,12 +76,18 @@ impl Route {
             balanced,
             memory: Memory::default(),
             said: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
         }
     }
 
     /// Whether something is to be said for the first time.
     fn first_time(&self) -> bool {
         !self.said.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes whether a connection was made; true for the first failure after a success.
+    fn fails_anew(&self, failed: bool) -> bool {
+        !self.failing.swap(failed, Ordering::Relaxed) && failed
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 use tunnel_wire::relay::{RelayError, Side, relay};
 
-use super::dial::{Connection, Dial};
+use super::dial::{Connection, Dial, is_refusal, is_without_session};
 use super::early::Early;
 use super::{Route, Ways};
 use crate::listener::{Peer, Socket};
@@ -34,6 +34,18 @@ pub(super) async fn serve(socket: Socket, peer: Peer, route: Arc<Route>, ways: A
         Ok(()) => "eof".to_owned(),
         Err(failure) => failure.to_string(),
     };
+    match &outcome {
+        // A program that gave up tells nothing of the upstream.
+        Err(Failure::Local(_) | Failure::NoSession(_)) => {}
+        Err(Failure::NotReached(why)) => {
+            if route.fails_anew(true) {
+                (ways.say)(&format!("{} was not reached: {why}", route.label));
+            }
+        }
+        Ok(()) | Err(Failure::Upstream(_)) => {
+            route.fails_anew(false);
+        }
+    }
     info!(
         %peer, target = route.label, upstream = counts.upstream,
         received = counts.received, sent = counts.sent, elapsed = ?began.elapsed(), reason,
@@ -54,7 +66,9 @@ struct Counts {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("not reached: {0}")]
-    NotReached(io::Error),
+    NotReached(String),
+    #[error("not reached: {0}")]
+    NoSession(io::Error),
     #[error("reset by the program: {0}")]
     Local(io::Error),
     #[error("the upstream's end failed: {0}")]
@@ -71,7 +85,14 @@ async fn connect_and_relay(
     loop {
         let mut connection: Connection = match dial.open().await {
             Ok(connection) => connection,
-            Err(error) => return Err(Failure::NotReached(error)),
+            Err(error) if is_without_session(&error) => return Err(Failure::NoSession(error)),
+            Err(error) => {
+                let why = dial.why(&error);
+                if dial.may_try_again(&error).await {
+                    continue;
+                }
+                return Err(Failure::NotReached(why));
+            }
         };
         let end = relay(local, &mut connection).await;
         counts.upstream = connection.upstream();
@@ -94,9 +115,13 @@ async fn connect_and_relay(
             }) => source,
         };
         drop(connection);
-        if end.b_to_a > 0 || !local.rewind() || !dial.may_try_again(&error).await {
-            (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
+        (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
+        if end.b_to_a > 0 || !is_refusal(&error) {
             return Err(Failure::Upstream(error));
+        }
+        let why = dial.why(&error);
+        if !local.rewind() || !dial.may_try_again(&error).await {
+            return Err(Failure::NotReached(why));
         }
     }
 }

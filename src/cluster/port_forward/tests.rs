@@ -19,11 +19,7 @@ async fn pair() -> (PortForward, WebSocketStream<DuplexStream>) {
     for channel in [DATA, COMPLAINT] {
         send(&mut node, &[channel, 81, 0]).await;
     }
-    let complaint = |message| PortForwardError {
-        pod: "web-0".to_owned(),
-        port: 81,
-        message,
-    };
+    let complaint = |words: &Bytes| complaint("web-0".to_owned(), 81, words);
     let (incoming, outgoing, tasks) = messages::start(near, DATA, |source, tx| read(source, tx, complaint));
     let pipe = PortForward {
         incoming,
@@ -143,5 +139,29 @@ fn a_refusal_names_the_verb_that_is_missing() {
             matches!(error, ApiError::Forbidden { call, .. } if call.verb == verb),
             "{message}"
         );
+    }
+}
+
+/// Only then may another pod have the bytes.
+#[test]
+fn a_complaint_tells_whether_there_was_a_connection() {
+    for (words, connected) in [
+        (
+            "failed to execute portforward in network namespace \"/x\": failed to connect to localhost:81 inside \
+             namespace \"y\", IPv4: dial tcp4 127.0.0.1:81: connect: connection refused",
+            false,
+        ),
+        ("failed to find sandbox \"x\" in store: not found", false),
+        ("sandbox container \"x\" is not running", false),
+        ("network namespace for sandbox \"x\" is closed", false),
+        ("write tcp4 127.0.0.1:1->127.0.0.1:81: write: broken pipe", true),
+        (
+            "read tcp4 127.0.0.1:1->127.0.0.1:81: read: connection reset by peer",
+            true,
+        ),
+        ("something else", true),
+    ] {
+        let error = complaint("web-0".to_owned(), 81, &Bytes::from(words));
+        assert_eq!(error.connected, connected, "{words}");
     }
 }
