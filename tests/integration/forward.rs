@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kubectl_tunnel::cluster::client::Access;
 use kubectl_tunnel::cluster::env::Env;
 use kubectl_tunnel::cluster::kubeconfig::Overrides;
@@ -192,14 +193,18 @@ async fn a_program_on_the_pods_loopback_is_reached_by_port_forward_and_that_is_s
     plugin.stop().await;
 }
 
-/// Makes a pod like the sample's and waits until it is ready; returns its address.
-async fn create_pod(stage: &Stage, name: &str, app: &str, image: &str) -> Ipv4Addr {
+async fn client(stage: &Stage) -> kube::Client {
     let overrides = Overrides {
         kubeconfig: Some(stage.playground.kubeconfig_path().to_owned()),
         ..Overrides::default()
     };
     let access = Access::new(overrides, Env::from_vars([] as [(&str, &str); 0]), "forward");
-    let pods: Api<Pod> = Api::namespaced(access.connect().await.unwrap().client(), "dev");
+    access.connect().await.unwrap().client()
+}
+
+/// Makes a pod like the sample's and waits until it is ready; returns its address.
+async fn create_pod(stage: &Stage, name: &str, app: &str, image: &str) -> Ipv4Addr {
+    let pods: Api<Pod> = Api::namespaced(client(stage).await, "dev");
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
         "spec": {
@@ -619,6 +624,52 @@ async fn an_agent_on_demand_goes_with_the_command_also_while_it_starts_and_is_in
         assert!(end.is_err(), "in use: {in_use}: {end:?}");
         stage.until_nothing_is_left().await;
     }
+}
+
+/// The agent is about to go, is being removed, has just gone: whoever comes then is served all the same.
+#[tokio::test]
+async fn a_connection_at_the_moment_of_the_removal_is_served() {
+    let stage = Stage::start().await;
+    let arguments = ["svc/web", ":28080", "--on-demand", "--idle-timeout=1s"];
+    let (plugin, listeners) = forward(&stage, &arguments).await;
+    for millis in [900, 980, 1020, 1060, 1100, 1150, 1250] {
+        let answer = exchange(&listeners[0].address, GET).await;
+        assert!(answer.contains("hello from web\n"), "{millis} ms: {answer}");
+        sleep(Duration::from_millis(millis)).await;
+    }
+    let removed = plugin.said().matches("the agent is removed").count();
+    assert!(
+        removed > 0 && !plugin.said().contains("warning"),
+        "{}",
+        plugin.said()
+    );
+    plugin.stop().await;
+    stage.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn the_loss_of_an_agent_on_demand_is_said_and_the_next_connection_starts_another() {
+    let stage = Stage::start().await;
+    let arguments = ["svc/web", ":28080", "svc/echo", ":tcp", "--on-demand"];
+    let (plugin, listeners) = forward(&stage, &arguments).await;
+    let mut open = TcpStream::connect(&listeners[1].address).await.unwrap();
+    open.write_all(b"a").await.unwrap();
+    timeout(DEADLINE, open.read_u8()).await.unwrap().unwrap();
+    let objects = stage.playground.tunnel_objects().into_iter();
+    let job = objects
+        .into_iter()
+        .find(|key| key.resource == Resource::Job)
+        .unwrap();
+    let jobs: Api<Job> = Api::namespaced(client(&stage).await, "dev");
+    jobs.delete(&job.name, &DeleteParams::background()).await.unwrap();
+    let end = timeout(DEADLINE, open.read_u8()).await.expect("no end");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    plugin.until_said("the next connection tries again").await;
+    let answer = exchange(&listeners[0].address, GET).await;
+    assert!(answer.contains("hello from web\n"), "{answer}");
+    assert_eq!(stage.jobs_created(), 2);
+    plugin.stop().await;
+    stage.until_nothing_is_left().await;
 }
 
 #[tokio::test]
