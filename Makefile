@@ -68,7 +68,7 @@ lint: agent-size ## check formatting, lints, the agent's size and what it depend
 test: agent ## run every hermetic test
 	$(CARGO) test --locked --workspace
 
-demo: agent ## proxy and expose end to end, against the playground or, with KUBECONFIG set, that cluster
+demo: agent ## proxy, expose and forward end to end, against the playground or, with KUBECONFIG set, that cluster
 	$(CARGO) build --locked --package kubectl-tunnel --package tunnel-playground
 	bash tests/demo.sh target/debug/kubectl-tunnel target/debug/playground
 

@@ -187,7 +187,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXPOSE_EXAMPLES)]
 pub struct ExposeArgs {
-    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT, or SERVICEPORT:unix:PATH
+    /// The Service's name, then ports: [SERVICEPORT:][HOST:]LOCALPORT[/udp], or SERVICEPORT:unix:PATH
     #[arg(value_name = "[NAME] PORT", required = true, num_args = 1..)]
     pub name_and_ports: Vec<String>,
 
@@ -212,6 +212,8 @@ const EXPOSE_EXAMPLES: &str = "\
 Without a name the Service is called tunnel-PORT. An existing Service is never changed.
 While it runs, every pod that may reach the namespace can connect to the program, unless --allow-from says who.
 A unix socket knows no reset: when a caller resets its connection, the program's is just closed.
+By UDP localhost is 127.0.0.1; a program that listens on IPv6 alone is [::1]. Datagrams arrive whole, up to 65,507
+bytes, or not at all: each caller's wait in a queue of 1 MiB, which drops the oldest.
 
 Examples:
   # Service tunnel-1234, port 1234 -> localhost:1234
@@ -219,6 +221,9 @@ Examples:
 
   # a named Service with two ports, and the proxy in the same session
   kubectl tunnel expose api 80:1234 443:8443 --proxy
+
+  # a resolver: one number by UDP and TCP
+  kubectl tunnel expose dns 53:5353/udp 53:5353/tcp
 
   # a program on another host the laptop can reach
   kubectl tunnel expose db 5432:db.lan:5432

@@ -12,12 +12,13 @@
 //! there are is `cluster::upstream`'s, whether there is a session the door's.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunnel_wire::datagram::Budget;
 
@@ -41,6 +42,9 @@ use crate::session::Door;
 /// Connections at once, all local ports together: more wait in the system's queue.
 const CONNECTIONS: usize = 4096;
 
+/// When a trouble that lasts is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+
 /// Tells the user something that must not be missed.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -59,9 +63,12 @@ pub struct Route {
     pub balanced: bool,
     /// What was learned about its ways.
     memory: Memory,
-    said: AtomicBool,
-    /// Whether the last connection was not made.
+    /// What the user was told of its troubles last, and when.
+    told: Mutex<Option<(String, Instant)>>,
+    /// Whether there was no connection since.
     failing: AtomicBool,
+    /// Whether it was told that the port-forward is used.
+    said: AtomicBool,
 }
 
 impl Route {
@@ -75,19 +82,37 @@ impl Route {
             via,
             balanced,
             memory: Memory::default(),
-            said: AtomicBool::new(false),
+            told: Mutex::default(),
             failing: AtomicBool::new(false),
+            said: AtomicBool::new(false),
         }
     }
 
-    /// Whether something is to be said for the first time.
-    fn first_time(&self) -> bool {
-        !self.said.swap(true, Ordering::Relaxed)
+    /// Tells the user of a trouble, but not again soon, and not another one of the same bad time: a program that tries
+    /// in a loop must not fill the terminal.
+    fn tell(&self, say: &Say, trouble: &str) {
+        let now = Instant::now();
+        let failing = self.failing.swap(true, Ordering::Relaxed);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = told
+            .as_ref()
+            .is_some_and(|(text, at)| (failing || text == trouble) && now - *at < TOLD_AGAIN);
+        if !known {
+            *told = Some((trouble.to_owned(), now));
+            say(&format!("{}: {trouble}", self.label));
+        }
     }
 
-    /// Notes whether a connection was made; true for the first failure after a success.
-    fn fails_anew(&self, failed: bool) -> bool {
-        !self.failing.swap(failed, Ordering::Relaxed) && failed
+    /// A connection was made: a trouble that comes later is another one.
+    fn works(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells the user once which way its connections go.
+    fn tell_way(&self, say: &Say, way: &str) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            say(&format!("{}: {way}", self.label));
+        }
     }
 }
 

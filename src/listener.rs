@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! accept -> connection: first byte -+-> 5  socks5: greet, request, dial, reply --+-> raw relay
+//!                                   |           `- UDP ASSOCIATE: a socket, flows  |
 //!                                   +-> 4  socks4: request, dial, reply ---------+
 //!                                   +-> 22 tls: server name, dial ---------------+
 //!                                   +-> http: head, route ---- CONNECT ----------+
@@ -54,6 +55,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tunnel_wire::RefusalCode;
+use tunnel_wire::datagram::Budget;
 
 pub use self::address::{BindError, ListenAddress, ListenAddressError, LocalAddress};
 pub use self::credentials::{Credentials, CredentialsError};
@@ -74,8 +76,14 @@ pub trait Connect: Clone + Send + Sync + 'static {
     /// Opens a stream. Resolves once the open is on its way: bytes may be written at once.
     fn open(&self, target: &Target) -> impl Future<Output = Result<Self::Stream, DialError>> + Send;
 
+    /// Opens a stream of datagrams, encoded as `tunnel_wire::datagram` says. Resolves as [`Connect::open`] does.
+    fn open_flow(&self, target: &Target) -> impl Future<Output = Result<Self::Stream, DialError>> + Send;
+
     /// Waits until the upstream is connected, or for the reason why not.
     fn opened(&self, stream: &mut Self::Stream) -> impl Future<Output = Result<(), DialError>> + Send;
+
+    /// The address that was chosen, where it is known; for the log.
+    fn upstream(&self, stream: &Self::Stream) -> Option<SocketAddr>;
 }
 
 /// Why an upstream was not reached.
@@ -120,6 +128,13 @@ pub struct Limits {
     pub dial: Duration,
     /// How long a program may still send after our last byte.
     pub linger: Duration,
+    /// How long a flow of datagrams may be idle.
+    pub udp_idle: Duration,
+    /// Flows of datagrams at once, all associations together: half of a session's streams (1,024), so that they never
+    /// leave connections without one.
+    pub flows: usize,
+    /// Flows of one association.
+    pub flows_each: usize,
 }
 
 impl Default for Limits {
@@ -131,6 +146,9 @@ impl Default for Limits {
             idle: Duration::from_secs(300),
             dial: Duration::from_secs(30),
             linger: Duration::from_secs(1),
+            udp_idle: Duration::from_secs(60),
+            flows: 512,
+            flows_each: 64,
         }
     }
 }
@@ -240,12 +258,15 @@ impl Bound {
     /// Idle connections end with the drain. Dropping the future resets the connections that still run.
     pub async fn serve<C: Connect>(self, connector: C, drain: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.options.limits.connections));
+        let flows = Arc::new(Semaphore::new(self.options.limits.flows));
         let ending = TaskTracker::new();
         let shared = Arc::new(Shared {
             connector,
             options: self.options,
             drain,
             ending: ending.clone(),
+            flows,
+            datagrams: Budget::default(),
         });
         let mut loops = JoinSet::new();
         for port in self.ports {

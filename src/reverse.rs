@@ -1,10 +1,11 @@
 //! Serves the connections that the agent's listeners accept: each is dialled to its local program.
 //!
 //! It owns the tasks of these connections; how the program is reached is [`program`]'s, what it is told about the
-//! caller [`proxy_protocol`]'s. It does not make the Service or ask the agent to listen; `command/expose.rs` does.
+//! caller [`proxy_protocol`]'s, and datagrams are [`flow`]'s. It does not make the Service or ask the agent to listen; `command/expose.rs` does.
 //! Connections that come before the Service was announced are held: one of them is our own check that the
 //! ClusterIP leads here, which must not reach the local program.
 
+mod flow;
 mod program;
 pub mod proxy_protocol;
 
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info};
+use tunnel_wire::datagram::Budget;
 use tunnel_wire::error::{Refusal, RefusalCode};
 use tunnel_wire::relay::{RelayError, Side, relay};
 use tunnel_wire::session::{Accepted, Incoming};
@@ -34,8 +36,23 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub struct Route {
     /// Who answers.
     pub program: Program,
-    /// What it is told before.
-    pub header: Option<Header>,
+    /// What comes to it.
+    pub traffic: Traffic,
+}
+
+/// What a listener accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// TCP.
+    Connections {
+        /// What the program is told before.
+        header: Option<Header>,
+    },
+    /// UDP.
+    Flows {
+        /// How long one may be silent, both ways.
+        idle: Duration,
+    },
 }
 
 /// The header of the PROXY protocol for the connections of one listener.
@@ -94,14 +111,23 @@ impl Gate {
         passed
     }
 
-    async fn passed(&self, stream: &mut Stream) -> bool {
+    /// The same for a flow of datagrams, which is no check of ours.
+    async fn pass_flow(&self, stream: &mut Stream) -> bool {
+        self.opened(stream).await.is_some()
+    }
+
+    /// Waits until the gate is opened; `None` when the stream failed first.
+    async fn opened(&self, stream: &mut Stream) -> Option<Opening> {
         let mut opening_rx = self.opening_tx.subscribe();
-        let opening = tokio::select! {
+        tokio::select! {
             biased;
             opening = opening_rx.wait_for(Option::is_some) => opening.ok().and_then(|opening| *opening),
-            () = stream.failed() => return false,
-        };
-        let Some(Opening { at, checks }) = opening else {
+            () = stream.failed() => None,
+        }
+    }
+
+    async fn passed(&self, stream: &mut Stream) -> bool {
+        let Some(Opening { at, checks }) = self.opened(stream).await else {
             return false;
         };
         tokio::select! {
@@ -114,8 +140,14 @@ impl Gate {
 }
 
 /// Serves what the agent accepts until the session is over or, after `drain`, until the last open
-/// connection has ended. `routes[n]` is that of listener n.
+/// connection has ended; flows of datagrams end with `drain`. `routes[n]` is that of listener n.
 pub async fn serve(mut incoming: Incoming, routes: Arc<[Route]>, gate: Gate, drain: CancellationToken) {
+    let reverse = Arc::new(Reverse {
+        routes,
+        gate,
+        drain: drain.clone(),
+        budget: Budget::default(),
+    });
     let mut connections = JoinSet::new();
     let mut number = 0u64;
     loop {
@@ -125,7 +157,8 @@ pub async fn serve(mut incoming: Incoming, routes: Arc<[Route]>, gate: Gate, dra
                 let Some(accepted) = accepted else { break };
                 number += 1;
                 let span = debug_span!("conn", conn = number);
-                connections.spawn(connection(accepted, Arc::clone(&routes), gate.clone()).instrument(span));
+                let reverse = Arc::clone(&reverse);
+                connections.spawn(async move { reverse.serve(accepted).await }.instrument(span));
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
@@ -149,40 +182,76 @@ pub async fn serve(mut incoming: Incoming, routes: Arc<[Route]>, gate: Gate, dra
     }
 }
 
-async fn connection(accepted: Accepted, routes: Arc<[Route]>, gate: Gate) {
-    let Accepted { open, mut stream } = accepted;
-    let Open::Accepted {
-        protocol: Protocol::Tcp,
-        listener,
-        peer,
-    } = open
-    else {
-        stream
-            .refuse(Refusal::new(
-                RefusalCode::Unsupported,
-                "the plugin only serves its listeners",
-            ))
-            .await;
-        return;
-    };
-    let Some(route) = routes.get(usize::from(listener)) else {
-        stream
-            .refuse(Refusal::new(
-                RefusalCode::Unsupported,
-                format!("no listener {listener}"),
-            ))
-            .await;
-        return;
-    };
+/// What all connections of one session share.
+struct Reverse {
+    routes: Arc<[Route]>,
+    gate: Gate,
+    drain: CancellationToken,
+    budget: Budget,
+}
+
+impl Reverse {
+    async fn serve(&self, accepted: Accepted) {
+        let Accepted { open, stream } = accepted;
+        let Open::Accepted {
+            protocol,
+            listener,
+            peer,
+        } = open
+        else {
+            let detail = "the plugin only serves its listeners";
+            return stream
+                .refuse(Refusal::new(RefusalCode::Unsupported, detail))
+                .await;
+        };
+        let route = self.routes.get(usize::from(listener));
+        match (protocol, route) {
+            (
+                Protocol::Tcp,
+                Some(Route {
+                    program,
+                    traffic: Traffic::Connections { header },
+                }),
+            ) => connection(peer, program, *header, stream, &self.gate).await,
+            (
+                Protocol::Udp,
+                Some(Route {
+                    program,
+                    traffic: Traffic::Flows { idle },
+                }),
+            ) => {
+                let flow = flow::Flow {
+                    peer,
+                    program,
+                    idle: *idle,
+                    budget: self.budget.clone(),
+                };
+                flow::serve(flow, stream, &self.gate, &self.drain).await;
+            }
+            (protocol, _) => {
+                let detail = format!("no {protocol} listener {listener}");
+                stream
+                    .refuse(Refusal::new(RefusalCode::Unsupported, detail))
+                    .await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    peer: SocketAddr,
+    program: &Program,
+    header: Option<Header>,
+    mut stream: Stream,
+    gate: &Gate,
+) {
     if !gate.pass(&mut stream).await {
         return;
     }
     let started = Instant::now();
-    let target = route.program.to_string();
-    let header = route
-        .header
-        .map_or_else(Vec::new, |header| header.version.header(peer, header.called));
-    let mut local = match program::dial(&route.program, &header).await {
+    let target = program.to_string();
+    let header = header.map_or_else(Vec::new, |header| header.version.header(peer, header.called));
+    let mut local = match program::dial(program, &header).await {
         Ok(local) => local,
         Err(refusal) => {
             info!(%peer, target, reason = %refusal, "connection refused by the local program");

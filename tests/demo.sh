@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job of kubectl tunnel, end to end: `proxy` and `expose` for real, each command with its answer, and
+# The main job of kubectl tunnel, end to end: `proxy`, `expose` and `forward` for real, each command with its answer, and
 # nothing left at the end. Called by `make demo`.
 #
 #   tests/demo.sh [PLUGIN [PLAYGROUND]]
@@ -9,7 +9,7 @@
 # `demo-web-...` of its own from the image DEMO_IMAGE (default busybox), or uses what DEMO_TARGET names
 # (a Service that speaks HTTP, as NAME or NAME:PORT).
 #
-# DEMO_PLUGIN_FLAGS: more flags for `proxy` and `expose`, such as --agent-binary PATH.
+# DEMO_PLUGIN_FLAGS: more flags for the three, such as --agent-binary PATH.
 # Exits with 1 if anything was not as it should be.
 set -uo pipefail
 
@@ -201,8 +201,19 @@ sed 's/^/  /' "$work/expose.out" "$work/expose.err"
 say 'The caller is another pod: the agent of the first session, asked through its proxy.'
 show 'hello from the laptop' "${through_http[@]}" "$proxy" "http://$exposed$at/from/the/cluster"
 
-say '3. Ctrl-C: both end, and nothing is left.'
-for name in expose proxy; do
+say '3. A local port for one target, without an agent until somebody connects.'
+service=svc/${target%%:*}
+case $target in *:*) remote=${target##*:} ;; *) remote=80 ;; esac
+printf '\n$ kubectl tunnel forward %s :%s --address 127.0.0.1 --on-demand\n' "$service" "$remote"
+start forward "$plugin" forward "${plugin_flags[@]}" "$service" ":$remote" --address 127.0.0.1 --on-demand \
+    --ready-file "$work/forward.ready"
+ready=$(await forward) || { fail 'forward did not start'; exit 1; }
+sed 's/^/  /' "$work/forward.out" "$work/forward.err"
+show "$expected" "${plain[@]}" "http://$(value address <<<"$ready")/"
+sessions+=,$(value session <"$work/forward.ready")
+
+say '4. Ctrl-C: all end, and nothing is left.'
+for name in forward expose proxy; do
     end "$name" INT
     printf '%s ended with exit code %s\n' "$name" "$ended"
     [ "$ended" = 0 ] || { fail "$name ended with $ended"; cat "$work/$name.err" >&2; }

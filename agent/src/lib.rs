@@ -10,11 +10,12 @@
 //!   streams      what the plugin asks for, one task each
 //!   dial         resolve (hosts), ask the policy, connect        forward
 //!   listen       bind, accept, open a stream toward the plugin   reverse
+//!   udp          the same for datagrams                          both
 //!   edge         relays between a stream and a TCP connection; resets what ended early
 //! ```
 //!
-//! `config` is the environment, `log` the JSON lines, `socket_error` the meaning of errno. Everything that both
-//! programs must agree on is in `tunnel-wire`.
+//! `config` is the environment, `log` the JSON lines. Everything that both programs must agree on is in `tunnel-wire`,
+//! what both know about sockets in `tunnel-edge`.
 //!
 //! Invariants: the agent ends by itself, whatever happens to the plugin; it listens on no port but the exposed
 //! ones; it needs no right, no shell and no writable file system but the unix socket's; nothing blocks its one

@@ -2,12 +2,15 @@
 //!
 //! Owns their names and help. What they mean is checked by `command/expose/plan.rs`, before anything is created.
 
+use std::time::Duration;
+
 use clap::Args;
 
+use super::go_duration;
 use crate::reverse::ProxyProtocol;
 
 /// The flags as typed.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service flags")]
 pub struct ExposeFlags {
     /// Let only these connect (repeatable): app=web,tier!=db | namespace/NAME[:app=web] | 10.1.0.0/16
@@ -27,6 +30,13 @@ pub struct ExposeFlags {
     #[arg(long, value_name = "VERSION", value_enum, num_args = 0..=1, require_equals = true,
           default_missing_value = "v2")]
     pub proxy_protocol: Option<ProxyProtocol>,
+
+    /// How long a caller of a UDP port may be silent before its next datagram counts as a new caller's
+    ///
+    /// Each caller's address and port is a flow, with a socket of its own toward the program and one of the session's
+    /// 1,024 streams. Callers that use a new port for each question, as resolvers do, want a few seconds.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = go_duration::parse_duration)]
+    pub udp_idle: Duration,
 
     /// Label for the Service (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]

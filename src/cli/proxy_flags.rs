@@ -3,9 +3,11 @@
 //! Used by every command that opens the port (`proxy`, `expose --proxy`). Reads the auth file, binds nothing.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use super::go_duration;
 use crate::listener::{Credentials, CredentialsError, Limits, ListenAddress, Options, Shell};
 
 /// Flags of the local proxy port.
@@ -35,11 +37,21 @@ pub struct ProxyFlags {
     /// The cluster's DNS domain, for what is routed by name
     #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN, value_parser = domain)]
     pub cluster_domain: String,
+
+    /// How long a UDP flow (SOCKS5 UDP ASSOCIATE) may be idle before it ends; at least 1s
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = udp_idle)]
+    pub udp_idle: Duration,
 }
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:6080";
 
 const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// `60s`, as clap's default spells it.
+const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(60);
+
+/// A flow that ends sooner would take a stream for each datagram.
+const LEAST_UDP_IDLE: Duration = Duration::from_secs(1);
 
 const DEFAULT_SHELL: &str = if cfg!(windows) { "powershell" } else { "bash" };
 
@@ -55,6 +67,7 @@ impl ProxyFlags {
                 self.listen != [DEFAULT_LISTEN.parse().unwrap_or(ListenAddress::Localhost(0))],
             ),
             ("--print-env", self.print_env.is_some()),
+            ("--udp-idle", self.udp_idle != DEFAULT_UDP_IDLE),
         ]
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))
@@ -89,9 +102,20 @@ impl ProxyFlags {
             credentials,
             cluster_domain: self.cluster_domain.clone(),
             namespace: namespace.to_owned(),
-            limits: Limits::default(),
+            limits: Limits {
+                udp_idle: self.udp_idle,
+                ..Limits::default()
+            },
         })
     }
+}
+
+fn udp_idle(text: &str) -> Result<Duration, String> {
+    let idle = go_duration::parse_duration(text).map_err(|error| error.to_string())?;
+    if idle < LEAST_UDP_IDLE {
+        return Err("must be at least 1s".to_owned());
+    }
+    Ok(idle)
 }
 
 /// A domain that a name can end with.
@@ -127,6 +151,8 @@ mod tests {
             ("cluster.local", "dev")
         );
         assert!(options.credentials.is_none() && flags.print_env.is_none());
+        assert_eq!(options.limits.udp_idle, Duration::from_secs(60));
+        assert_eq!(flags.given(), None);
     }
 
     #[test]
@@ -138,11 +164,14 @@ mod tests {
             "--print-env",
             "--cluster-domain",
             "k8s.example.",
+            "--udp-idle=1m30s",
         ];
         let flags = flags(&typed).unwrap();
         assert_eq!(flags.listen.len(), 2);
         assert_eq!(flags.print_env, Some(Shell::Bash));
         assert_eq!(flags.cluster_domain, "k8s.example");
+        let limits = flags.options("dev").unwrap().limits;
+        assert_eq!(limits.udp_idle, Duration::from_secs(90));
     }
 
     #[test]
@@ -161,6 +190,7 @@ mod tests {
         assert!(flags(&["--print-env=cmd"]).is_err());
         assert!(flags(&["--listen", "web:80"]).is_err());
         assert!(flags(&["--cluster-domain", "a b"]).is_err());
+        assert!(flags(&["--udp-idle", "999ms"]).is_err());
     }
 
     #[cfg(unix)]

@@ -31,6 +31,9 @@ use super::messages::{self, Incoming, IncomingTx, Outgoing, Source};
 const DATA: u8 = 0;
 const COMPLAINT: u8 = 1;
 
+/// The system's words for a port nobody listens at.
+const REFUSED: &str = "connection refused";
+
 /// One connection to one port of a pod. A reading error may hold a [`PortForwardError`].
 ///
 /// Dropping it closes the connection after what was written: the tasks outlive it for the few seconds that takes.
@@ -55,9 +58,10 @@ pub struct PortForwardError {
     pub connected: bool,
 }
 
-/// Words of container runtimes that come before there is a connection in the pod.
+/// Words of container runtimes, in lower case, that come before there is a connection in the pod. Others may be those
+/// of a connection that broke.
 const NOT_CONNECTED: [&str; 6] = [
-    "connection refused",
+    REFUSED,
     "failed to connect",
     "not running",
     "not found",
@@ -156,18 +160,19 @@ async fn read<S>(
 fn complaint(pod: String, port: u16, words: &Bytes) -> PortForwardError {
     let text = String::from_utf8_lossy(words);
     tracing::debug!(words = %text, "port-forward failed");
+    let lower = text.to_lowercase();
     PortForwardError {
         pod,
         port,
         message: cause(&text),
-        connected: !NOT_CONNECTED.iter().any(|known| text.contains(known)),
+        connected: !NOT_CONNECTED.iter().any(|known| lower.contains(known)),
     }
 }
 
 /// What to show of the node's words, which name the sandbox and its network namespace several times before the cause.
 fn cause(text: &str) -> String {
     // Every runtime puts it differently, but the system's own words are in there.
-    for known in ["connection refused", "connection reset by peer", "broken pipe"] {
+    for known in [REFUSED, "connection reset by peer", "broken pipe"] {
         if text.contains(known) {
             return known.to_owned();
         }

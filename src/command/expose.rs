@@ -32,7 +32,6 @@ const CHECK_SETTLE: Duration = Duration::from_millis(500);
 /// Runs until the user or the session ends it.
 pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(), Error> {
     let expose = ExposePlan::parse(&arguments.name_and_ports, &arguments.flags)?;
-    refuse_udp(&expose)?;
     if let Some(flag) = arguments.proxy_flags.given().filter(|_| !arguments.proxy) {
         return Err(Error::Usage(format!("{flag} is for the proxy: add `--proxy`")));
     }
@@ -46,18 +45,6 @@ pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(),
         on_demand: None,
     };
     tunnel::run(plan, context).await
-}
-
-/// The agents and the wire carry no datagrams: until they do, this is the one place that says so. Everything before it
-/// knows UDP, so that it can go as soon as they do.
-fn refuse_udp(plan: &ExposePlan) -> Result<(), Error> {
-    match plan.ports.iter().find(|port| port.protocol == Protocol::Udp) {
-        Some(port) => Err(Error::Usage(format!(
-            "{}/udp: UDP ports cannot be exposed by this release; leave it out",
-            port.service
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// The agent's listeners: each is a stream, and ends with it.
@@ -84,7 +71,7 @@ pub(super) async fn listen(session: &Session, service: &AgentService) -> Result<
     let streams = join_all(service.ports.iter().enumerate().map(|(index, port)| async move {
         let listener = u16::try_from(index).unwrap_or(u16::MAX);
         let open = Open::Listen {
-            protocol: Protocol::Tcp,
+            protocol: port.protocol,
             listener,
             port: port.target_port,
         };
@@ -101,7 +88,7 @@ pub(super) async fn listen(session: &Session, service: &AgentService) -> Result<
     ))
 }
 
-/// Dials the ClusterIP from the pod, once a port, until it leads to the agent or [`CHECK_TIMEOUT`] is over,
+/// Dials the ClusterIP from the pod, once a TCP port, until it leads to the agent or [`CHECK_TIMEOUT`] is over,
 /// and opens the gate for all but the checks' own connections.
 pub(super) async fn announce(session: &Session, service: &AgentService, gate: &Gate) {
     let mut checks = Checks::default();

@@ -1,6 +1,7 @@
 //! What is said once everything works: the ready event and the notes for people. Pure.
 
 use super::expose::ExposePlan;
+use crate::cli::port::Protocol;
 use crate::cluster::agent::Agent;
 use crate::ui::Event;
 use crate::ui::event::{ExposedPort, ExposedService, LocalListener, MovedService, Ready, StateName};
@@ -47,6 +48,7 @@ fn services(agent: &Agent, expose: Option<&ExposePlan>) -> Vec<ExposedService> {
                 .iter()
                 .map(|port| ExposedPort {
                     port: port.service,
+                    protocol: port.protocol.to_string(),
                     local: port.local_address(),
                     url: format!("{}.{}.svc:{}", service.name, agent.namespace, port.service),
                 })
@@ -97,11 +99,16 @@ pub(super) fn notes(agent: &Agent, expose: Option<&ExposePlan>) -> Vec<String> {
     let mut notes = Vec::new();
     if let (Some(service), Some(plan)) = (&agent.service, expose) {
         for port in plan.ports.iter() {
+            let number = port.service;
+            let address = |name: &str| match port.protocol {
+                Protocol::Tcp => format!("http://{name}:{number}/"),
+                Protocol::Udp => format!("udp {name}:{number}"),
+            };
+            let (here, elsewhere) = (&service.name, format!("{}.{}", service.name, agent.namespace));
             notes.push(format!(
-                "in the cluster: http://{name}:{number}/ (from other namespaces http://{name}.{namespace}:{number}/)",
-                name = service.name,
-                number = port.service,
-                namespace = agent.namespace,
+                "in the cluster: {} (from other namespaces {})",
+                address(here),
+                address(&elsewhere)
             ));
         }
         let programs: Vec<String> = plan

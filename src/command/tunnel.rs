@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tunnel_wire::hello::Secret;
 
@@ -55,6 +55,9 @@ mod removal;
 
 /// How long open connections may take to end once the user asked for the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a drain takes before it is said that it does.
+const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
 /// How long the agent may take to answer a goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -381,14 +384,19 @@ impl Tunnel<'_> {
             .service
             .as_ref()
             .map_or(0, |service| service.ports.len());
-        if live.running.session.streams() > listeners {
-            self.stage
-                .context
-                .printer
-                .step("waiting for open connections; once more to leave at once");
-        }
+        let said = async {
+            sleep(DRAIN_QUIET).await;
+            if live.running.session.streams() > listeners {
+                self.stage
+                    .context
+                    .printer
+                    .step("waiting for open connections; once more to leave at once");
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             () = serving.drain() => {}
+            () = said => {}
             () = self.stage.context.shutdown.at_once().cancelled() => return Err(Error::SecondSignal),
         }
         self.goodbye(live).await

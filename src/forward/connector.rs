@@ -2,6 +2,8 @@
 //!
 //! Joins [`crate::listener`], which knows no session, and the session's door, which knows no listener.
 
+use std::net::SocketAddr;
+
 use tunnel_wire::{Open, Protocol, RefusalCode, Stream};
 
 use crate::listener::{Connect, DialError, Target};
@@ -11,21 +13,35 @@ use crate::session::{Door, DoorError};
 #[derive(Debug, Clone)]
 pub struct SessionConnector(pub Door);
 
-impl Connect for SessionConnector {
-    type Stream = Stream;
-
-    async fn open(&self, target: &Target) -> Result<Stream, DialError> {
+impl SessionConnector {
+    async fn dial(&self, protocol: Protocol, target: &Target) -> Result<Stream, DialError> {
         let open = Open::Dial {
-            protocol: Protocol::Tcp,
+            protocol,
             patience_ms: 0,
             host: target.host.clone(),
             port: target.port,
         };
         self.0.open(&open).await.map_err(|error| dial_error(&error))
     }
+}
+
+impl Connect for SessionConnector {
+    type Stream = Stream;
+
+    async fn open(&self, target: &Target) -> Result<Stream, DialError> {
+        self.dial(Protocol::Tcp, target).await
+    }
+
+    async fn open_flow(&self, target: &Target) -> Result<Stream, DialError> {
+        self.dial(Protocol::Udp, target).await
+    }
 
     async fn opened(&self, stream: &mut Stream) -> Result<(), DialError> {
         self.0.opened(stream).await.map_err(|error| dial_error(&error))
+    }
+
+    fn upstream(&self, stream: &Stream) -> Option<SocketAddr> {
+        stream.upstream()
     }
 }
 

@@ -230,8 +230,7 @@ impl<'a> Dial<'a> {
             route: Arc::clone(self.route),
             warning: self.unreached.as_ref().map(|reason| {
                 format!(
-                    "{}: the agent does not get through to {reason}; using the API server's port-forward into the pod",
-                    self.route.label
+                    "the agent does not get through to {reason}; using the API server's port-forward into the pod"
                 )
             }),
             say: Arc::clone(&self.ways.say),
@@ -248,6 +247,11 @@ impl<'a> Dial<'a> {
         let opened = self.ways.door.open(&open).await;
         Ok(Connection::Agent(Box::new(opened.map_err(io::Error::other)?)))
     }
+}
+
+/// Whether an error means that the upstream was never connected.
+pub(super) fn was_refused(error: &io::Error) -> bool {
+    refusal_code(error).is_some()
 }
 
 /// Why an upstream was not connected, if that is what an error means.
@@ -270,11 +274,6 @@ fn refusal_code(error: &io::Error) -> Option<RefusalCode> {
         )
         | None => None,
     }
-}
-
-/// Whether an upstream was not connected, as opposed to lost.
-pub(super) fn is_refusal(error: &io::Error) -> bool {
-    refusal_code(error).is_some()
 }
 
 /// The error inside.
@@ -321,10 +320,8 @@ pub(super) struct News {
 impl News {
     fn spread(self) {
         self.route.memory.remember();
-        if let Some(warning) = self.warning
-            && self.route.first_time()
-        {
-            (self.say)(&warning);
+        if let Some(warning) = self.warning {
+            self.route.tell_way(&self.say, &warning);
         }
     }
 }

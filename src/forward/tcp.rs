@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 use tunnel_wire::relay::{RelayError, Side, relay};
 
-use super::dial::{Connection, Dial, is_refusal, is_without_session};
+use super::dial::{Connection, Dial, is_without_session, was_refused};
 use super::early::Early;
 use super::{Route, Ways};
 use crate::listener::{Peer, Socket};
@@ -27,24 +27,18 @@ pub(super) async fn serve(socket: Socket, peer: Peer, route: Arc<Route>, ways: A
     let mut local = Early::new(socket);
     let mut counts = Counts::default();
     let outcome = connect_and_relay(&mut local, &route, &ways, &mut counts).await;
-    if outcome.is_ok() {
-        drop(local.get_ref().reset_on_close(false));
-    }
     let reason = match &outcome {
-        Ok(()) => "eof".to_owned(),
+        Ok(()) => {
+            drop(local.get_ref().reset_on_close(false));
+            "eof".to_owned()
+        }
         Err(failure) => failure.to_string(),
     };
     match &outcome {
-        // A program that gave up tells nothing of the upstream.
+        Err(Failure::NotReached(why)) => route.tell(&ways.say, why),
+        Ok(()) | Err(Failure::Upstream(_)) => route.works(),
+        // A program that gave up tells nothing of the upstream, and whether there is a session its own lines tell.
         Err(Failure::Local(_) | Failure::NoSession(_)) => {}
-        Err(Failure::NotReached(why)) => {
-            if route.fails_anew(true) {
-                (ways.say)(&format!("{} was not reached: {why}", route.label));
-            }
-        }
-        Ok(()) | Err(Failure::Upstream(_)) => {
-            route.fails_anew(false);
-        }
     }
     info!(
         %peer, target = route.label, upstream = counts.upstream,
@@ -116,7 +110,7 @@ async fn connect_and_relay(
         };
         drop(connection);
         (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
-        if end.b_to_a > 0 || !is_refusal(&error) {
+        if end.b_to_a > 0 || !was_refused(&error) {
             return Err(Failure::Upstream(error));
         }
         let why = dial.why(&error);

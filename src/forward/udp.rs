@@ -3,7 +3,6 @@
 //! A flow whose target was not reached stays for a moment and swallows what comes: a program that sends thousands of
 //! datagrams a second to a dead name must not open a stream for each.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +54,7 @@ async fn serve_flow(mut flow: NewFlow, route: Arc<Route>, ways: Arc<Ways>) {
         ),
         Err(error) => {
             info!(%peer, target = route.label, reason = %error, "flow not reached");
+            route.tell(&ways.say, &error.to_string());
             sleep(SWALLOW).await;
         }
     }
@@ -83,7 +83,10 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std:
     let upstream = stream
         .upstream()
         .map_or_else(|| "-".to_owned(), |address| address.to_string());
-    let notice = |notice| told(&notice, flow.peer, route);
+    let notice = |notice| {
+        let (Notice::Here(refusal) | Notice::There(refusal)) = notice;
+        route.tell(&ways.say, &refusal.to_string());
+    };
     let relayed = relay(
         &mut stream,
         &mut flow.edge,
@@ -118,10 +121,4 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std:
             reason: "the pod is gone".to_owned(),
         }),
     }
-}
-
-/// A datagram could not be delivered: said once a flow, at the level of a connection that failed.
-fn told(notice: &Notice, peer: SocketAddr, route: &Route) {
-    let (Notice::Here(refusal) | Notice::There(refusal)) = notice;
-    info!(%peer, target = route.label, reason = %refusal, "datagram not delivered");
 }

@@ -1,7 +1,10 @@
-//! What the log says of a connection: a line at `-v` for each request, or for the connection when it is raw.
+//! What the log says of a connection: a line at `-v` for each request, or for the connection when it is raw, or
+//! for each flow of datagrams.
 //!
 //! Filled in by the protocols while they run, written when a request or relay ends, whatever ends it. A line
 //! names the path without its query and no header: queries and headers carry secrets.
+
+use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
@@ -31,8 +34,10 @@ struct Entry {
     began: Instant,
     method: String,
     target: Option<Target>,
+    upstream: Option<SocketAddr>,
     path: Option<String>,
     status: Option<Status>,
+    dropped: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +54,10 @@ impl Entry {
             began: Instant::now(),
             method: printable(method),
             target: None,
+            upstream: None,
             path: None,
             status: None,
+            dropped: None,
         }
     }
 }
@@ -81,6 +88,13 @@ impl Report {
     pub(super) fn target(&mut self, target: &Target) {
         if let Some(entry) = &mut self.open {
             entry.target = Some(target.clone());
+        }
+    }
+
+    /// Which address was chosen for that.
+    pub(super) fn upstream(&mut self, address: Option<SocketAddr>) {
+        if let Some(entry) = &mut self.open {
+            entry.upstream = address;
         }
     }
 
@@ -116,6 +130,18 @@ impl Report {
         self.sent = local.sent;
     }
 
+    /// Sets the bytes of what has no local end of its own.
+    pub(super) fn moved(&mut self, received: u64, sent: u64) {
+        (self.received, self.sent) = (received, sent);
+    }
+
+    /// How many datagrams were lost here.
+    pub(super) fn dropped(&mut self, datagrams: u64) {
+        if let Some(entry) = &mut self.open {
+            entry.dropped = Some(datagrams);
+        }
+    }
+
     /// The request is over: its line. Bytes of the next one that were read ahead count for this one.
     pub(super) fn end(&mut self, ended: &Ended) {
         if let Some(entry) = self.open.take() {
@@ -148,10 +174,12 @@ impl Report {
         tracing::info!(
             method = %entry.method,
             target = entry.target.as_ref().map(tracing::field::display),
+            upstream = entry.upstream.map(tracing::field::display),
             path = entry.path.as_ref().map(tracing::field::display),
             %status,
             received = self.received - self.told.0,
             sent = self.sent - self.told.1,
+            dropped = entry.dropped,
             elapsed = ?entry.began.elapsed(),
             reason = %printable(&ended.to_string()),
             "access"

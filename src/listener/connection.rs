@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use tunnel_wire::RefusalCode;
+use tunnel_wire::datagram::Budget;
 use tunnel_wire::relay::{RelayError, Side, relay};
 
 use super::access::Report;
@@ -36,6 +38,10 @@ pub(super) struct Shared<C> {
     pub(super) drain: CancellationToken,
     /// Streams that are ending on their own, each within the linger limit.
     pub(super) ending: TaskTracker,
+    /// Room for flows of datagrams, all connections together.
+    pub(super) flows: Arc<Semaphore>,
+    /// Room for their waiting datagrams.
+    pub(super) datagrams: Budget,
 }
 
 /// How a connection ended; for the log.
@@ -51,6 +57,10 @@ pub(super) enum Ended {
     Idle,
     /// It was idle when the listener drained.
     Drained,
+    /// Another flow of its association needed the room.
+    MadeRoom,
+    /// Its association ended.
+    Dissociated,
     /// The program broke the protocol, or was not allowed to go on.
     Rejected(String),
     /// The upstream was not reached.
@@ -69,6 +79,8 @@ impl fmt::Display for Ended {
             Self::Cut => f.write_str("cut at the end of the session"),
             Self::Idle => f.write_str("idle"),
             Self::Drained => f.write_str("drained"),
+            Self::MadeRoom => f.write_str("made room for another flow"),
+            Self::Dissociated => f.write_str("its association ended"),
             Self::Rejected(reason) => write!(f, "rejected: {reason}"),
             Self::NotReached(error) => write!(f, "not reached: {error}"),
             Self::Local(error) => write!(f, "local end failed: {error}"),
@@ -130,12 +142,18 @@ async fn detect<C: Connect>(mut local: Local, shared: &Shared<C>, report: &mut R
     }
 }
 
-/// Opens a stream and waits until its upstream is connected.
-pub(super) async fn dial<C: Connect>(shared: &Shared<C>, target: &Target) -> Result<C::Stream, DialError> {
+/// Opens a stream and waits until its upstream is connected, which the log learns.
+pub(super) async fn dial<C: Connect>(
+    shared: &Shared<C>,
+    target: &Target,
+    report: &mut Report,
+) -> Result<C::Stream, DialError> {
+    report.target(target);
     let limit = shared.options.limits.dial;
     let dialled = timeout(limit, async {
         let mut stream = shared.connector.open(target).await?;
         shared.connector.opened(&mut stream).await?;
+        report.upstream(shared.connector.upstream(&stream));
         Ok(stream)
     });
     dialled.await.unwrap_or_else(|_| Err(no_answer(limit)))

@@ -302,6 +302,7 @@ impl<'a, C: Connect> Conversation<'a, C> {
     }
 
     async fn exchange(&mut self, upstream: &mut Upstream<C::Stream>, forward: &mut Forward) -> Exchanged {
+        self.report.upstream(upstream.address);
         let Exchange { end, status } = exchange(
             &mut self.local,
             upstream,
@@ -378,11 +379,10 @@ impl<'a, C: Connect> Conversation<'a, C> {
 
     /// Serves a CONNECT: from here on the connection is the program's and the upstream's.
     async fn tunnel(mut self, target: Target, keep: bool) -> Step<'a, C> {
-        self.report.target(&target);
         if let Some(other) = self.upstream.take() {
             other.end(self.shared);
         }
-        match dial(self.shared, &target).await {
+        match dial(self.shared, &target, self.report).await {
             Ok(stream) => {
                 self.report.status(200);
                 match self.local.write_all(CONNECTED).await {

@@ -50,6 +50,11 @@ impl Local {
         })
     }
 
+    /// The TCP address of the program; none at a unix socket.
+    pub(super) fn peer(&self) -> io::Result<Option<SocketAddr>> {
+        self.stream.peer()
+    }
+
     /// Reads more into `buf`; 0 is the end. Nothing is lost when dropped before it is done.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         self.split().0.fill().await

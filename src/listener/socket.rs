@@ -122,6 +122,15 @@ impl Socket {
         }
     }
 
+    /// The TCP address that connected; none at a unix socket.
+    pub(super) fn peer(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map(Some),
+            #[cfg(unix)]
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
     /// Small writes are sent at once.
     pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         match self {

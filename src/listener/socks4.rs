@@ -112,8 +112,7 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
         Ok(target) => target,
         Err(reason) => return answer(local, &REJECTED, report, shared, Ended::Rejected(reason)).await,
     };
-    report.target(&target);
-    match dial(shared, &target).await {
+    match dial(shared, &target, report).await {
         Ok(stream) => {
             if let Err(error) = local.write_all(&GRANTED).await {
                 return Ended::Local(error);

@@ -1,9 +1,14 @@
-//! SOCKS5 (RFC 1928) with CONNECT by name, IPv4 and IPv6, and user and password (RFC 1929).
+//! SOCKS5 (RFC 1928) with CONNECT and UDP ASSOCIATE by name, IPv4 and IPv6, and user and password (RFC 1929).
 //!
-//! The reply comes after the dial, so that a program learns why it failed. BIND and UDP are refused.
-//! How an address is written is in `socks5/address.rs`.
+//! The reply comes after the dial, so that a program learns why it failed. BIND is refused. How an address is written
+//! is in `socks5/address.rs`; what follows a UDP ASSOCIATE is `socks5/associate.rs`.
 
 mod address;
+mod associate;
+mod flow;
+mod header;
+
+use std::net::SocketAddr;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::time::timeout;
@@ -57,9 +62,14 @@ impl Reply {
         }
     }
 
-    /// The whole reply. The bound address is left zero: it is the agent's and means nothing here.
+    /// The whole reply. The bound address is left zero: of a connection it is the agent's and means nothing here.
     fn bytes(self) -> [u8; 10] {
         [VERSION, self as u8, 0, 1, 0, 0, 0, 0, 0, 0]
+    }
+
+    /// The whole reply, with the address where datagrams are taken.
+    fn bound_to(self, address: SocketAddr) -> Vec<u8> {
+        [&[VERSION, self as u8, 0], &Address::bytes(address)[..]].concat()
     }
 }
 
@@ -82,6 +92,14 @@ impl Command {
             other => Self::Other(other),
         }
     }
+}
+
+/// What is done for it.
+#[derive(Debug)]
+enum Request {
+    Connect(Target),
+    /// Datagrams from that port of the program, from any if it is 0.
+    Associate(u16),
 }
 
 /// Why a handshake goes no further, with the last bytes to send.
@@ -110,17 +128,17 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
     report.count(&local);
     let requested = match handshake {
         Err(_) => return Ended::Idle,
-        Ok(requested) => requested.and_then(|(command, address)| to_connect(command, &address)),
+        Ok(requested) => requested.and_then(|(command, address)| understand(command, &address)),
     };
     let target = match requested {
         Err(Stop::Local(error)) => return Ended::Local(error),
         Err(Stop::Reject(bytes, reason)) => {
             return answer(local, &bytes, report, shared, Ended::Rejected(reason)).await;
         }
-        Ok(target) => target,
+        Ok(Request::Associate(port)) => return associate::serve(local, port, shared, report).await,
+        Ok(Request::Connect(target)) => target,
     };
-    report.target(&target);
-    match dial(shared, &target).await {
+    match dial(shared, &target, report).await {
         Ok(stream) => {
             if let Err(error) = local.write_all(&Reply::Succeeded.bytes()).await {
                 return Ended::Local(error);
@@ -211,19 +229,18 @@ async fn request(local: &mut Local) -> Result<(Command, Address), Stop> {
     }
 }
 
-/// The target of a request for a connection.
-fn to_connect(command: Command, address: &Address) -> Result<Target, Stop> {
+/// What to do for a request.
+fn understand(command: Command, address: &Address) -> Result<Request, Stop> {
     match command {
         Command::Connect => address
             .target()
+            .map(Request::Connect)
             .map_err(|error| reject(Reply::HostUnreachable, &error.to_string())),
-        Command::UdpAssociate => Err(reject(
-            Reply::CommandNotSupported,
-            "UDP ASSOCIATE is not served; use CONNECT",
-        )),
+        // Its address is often zero or one behind a NAT; the one of the connection is used.
+        Command::UdpAssociate => Ok(Request::Associate(address.port)),
         Command::Other(number) => Err(reject(
             Reply::CommandNotSupported,
-            &format!("command {number} is not served; use CONNECT"),
+            &format!("command {number} is not served; use CONNECT or UDP ASSOCIATE"),
         )),
     }
 }

@@ -151,8 +151,7 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
             return answer(local, &alert, report, shared, Ended::Rejected(reason)).await;
         }
     };
-    report.target(&target);
-    match dial(shared, &target).await {
+    match dial(shared, &target, report).await {
         Ok(stream) => splice(local, stream, BytesMut::new(), report).await,
         Err(error) => {
             let alert = if error.code == RefusalCode::NoSuchHost {

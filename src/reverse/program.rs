@@ -1,6 +1,7 @@
 //! The local program: dialling it, and the connection to it.
 //!
-//! It knows TCP and unix sockets and makes one type of both. A reset exists on TCP only: when a connection to a unix
+//! It knows TCP and unix sockets and makes one type of both; by UDP it only connects a socket, which says nothing of
+//! whether somebody listens. A reset exists on TCP only: when a connection to a unix
 //! socket ends early, for whatever reason, it is just closed, and the program sees an end of file. Likewise a program
 //! behind a unix socket that dies looks like one that has finished, unless it left bytes unread.
 
@@ -16,6 +17,8 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tunnel_edge::socket_error;
+use tunnel_edge::udp::Connected;
 use tunnel_wire::error::{Refusal, RefusalCode};
 
 use crate::cli::port::Program;
@@ -23,6 +26,9 @@ use crate::cli::port::Program;
 /// How long the local program's address may take to accept. A program that is down refuses at once; this
 /// bounds a host that does not answer at all, so that the caller is reset within a second.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// The host of a port that is typed without one.
+const LOCALHOST: &str = "localhost";
 
 /// A connection to a local program.
 #[derive(Debug)]
@@ -45,19 +51,41 @@ pub(super) async fn dial(program: &Program, header: &[u8]) -> Result<Connection,
         .map_err(|error| refusal(program, &error))
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "most errors have no code of their own"
-)]
+/// A socket for the datagrams of one caller, connected to the program.
+///
+/// `localhost` is 127.0.0.1: which family the program listens on cannot be asked, since nothing answers before the
+/// first datagram. A program on the other one is `[::1]`. A name is its first address.
+pub(super) async fn connect_udp(program: &Program) -> Result<Connected, Refusal> {
+    let connected = timeout(DIAL_TIMEOUT, async {
+        let address = match program {
+            Program::Port { host, port } if host == LOCALHOST => (Ipv4Addr::LOCALHOST, *port).into(),
+            Program::Port { host, port } => tokio::net::lookup_host((host.as_str(), *port))
+                .await?
+                .next()
+                .ok_or_else(no_address)?,
+            // No command line has it.
+            Program::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Connected::connect(None, address).await
+    });
+    connected
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| refusal(program, &error))
+}
+
 fn refusal(program: &Program, error: &io::Error) -> Refusal {
-    let code = match error.kind() {
+    let code = match program {
         // A socket that is not there is a port nobody listens on.
-        io::ErrorKind::NotFound if matches!(program, Program::Unix(_)) => RefusalCode::ConnectionRefused,
-        io::ErrorKind::ConnectionRefused => RefusalCode::ConnectionRefused,
-        io::ErrorKind::TimedOut => RefusalCode::TimedOut,
-        _ => RefusalCode::Other,
+        Program::Unix(_) if error.kind() == io::ErrorKind::NotFound => RefusalCode::ConnectionRefused,
+        Program::Unix(_) | Program::Port { .. } => socket_error::code(error),
     };
-    Refusal::new(code, format!("dial {program} on the laptop: {error}"))
+    let words = socket_error::words(error);
+    Refusal::new(code, format!("dial {program} on the laptop: {words}"))
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
 async fn connect(program: &Program) -> io::Result<Connection> {
@@ -83,7 +111,7 @@ async fn connect_unix(_: &Path) -> io::Result<Connection> {
 
 async fn dial_each(host: &str, port: u16) -> io::Result<TcpStream> {
     // `localhost` is both families whatever the hosts file says: a program may listen on either.
-    let addresses: Vec<SocketAddr> = if host == "localhost" {
+    let addresses: Vec<SocketAddr> = if host == LOCALHOST {
         vec![
             (Ipv4Addr::LOCALHOST, port).into(),
             (Ipv6Addr::LOCALHOST, port).into(),
@@ -91,7 +119,7 @@ async fn dial_each(host: &str, port: u16) -> io::Result<TcpStream> {
     } else {
         tokio::net::lookup_host((host, port)).await?.collect()
     };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = no_address();
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(connection) => return Ok(connection),
@@ -181,6 +209,28 @@ mod tests {
         let refusal = dial(&program(&port.to_string()), b"").await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::ConnectionRefused);
         assert!(refusal.detail.contains(&format!("localhost:{port}")), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_to_the_first_address_and_a_name_without_one_is_named() {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        for host in ["", "127.0.0.1:"] {
+            let program = program(&format!("9:{host}{}/udp", address.port()));
+            assert_eq!(connect_udp(&program).await.unwrap().peer(), address);
+        }
+        if let Ok(connected) = connect_udp(&program("9:[::1]:53/udp")).await {
+            assert_eq!(connected.peer(), (Ipv6Addr::LOCALHOST, 53).into());
+        }
+        let refusal = connect_udp(&program("9:no.such.invalid:53/udp"))
+            .await
+            .unwrap_err();
+        assert!(
+            refusal
+                .detail
+                .starts_with("dial no.such.invalid:53 on the laptop: "),
+            "{refusal}"
+        );
     }
 
     #[cfg(unix)]

@@ -217,6 +217,8 @@ pub struct ExposedService {
 pub struct ExposedPort {
     /// The Service's port.
     pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
     /// The local program, as `host:port`.
     pub local: String,
     /// What a pod may dial, as `host:port`.
@@ -246,8 +248,13 @@ impl Event {
         let listeners = ready.listeners.iter().map(|listener| listener.line(several));
         let services = ready.services.iter().flat_map(|service| {
             service.ports.iter().map(move |port| {
+                let protocol = if port.protocol == "tcp" {
+                    String::new()
+                } else {
+                    format!("/{}", port.protocol)
+                };
                 format!(
-                    "Forwarding from {}.{}:{} -> {}",
+                    "Forwarding from {}.{}:{}{protocol} -> {}",
                     service.name, ready.namespace, port.port, port.local
                 )
             })
@@ -319,11 +326,20 @@ mod tests {
             services: vec![ExposedService {
                 name: "api".to_owned(),
                 cluster_ip: "10.96.0.7".to_owned(),
-                ports: vec![ExposedPort {
-                    port: 80,
-                    local: "localhost:1234".to_owned(),
-                    url: "api.dev.svc:80".to_owned(),
-                }],
+                ports: vec![
+                    ExposedPort {
+                        port: 80,
+                        protocol: "tcp".to_owned(),
+                        local: "localhost:1234".to_owned(),
+                        url: "api.dev.svc:80".to_owned(),
+                    },
+                    ExposedPort {
+                        port: 53,
+                        protocol: "udp".to_owned(),
+                        local: "localhost:5353".to_owned(),
+                        url: "api.dev.svc:53".to_owned(),
+                    },
+                ],
             }],
             state: StateName::Ready,
             reason: None,
@@ -338,6 +354,7 @@ mod tests {
         assert_eq!(json["listeners"][0]["address"], "127.0.0.1:6080");
         assert_eq!(json["services"][0]["clusterIP"], "10.96.0.7");
         assert_eq!(json["services"][0]["ports"][0]["local"], "localhost:1234");
+        assert_eq!(json["services"][0]["ports"][1]["protocol"], "udp");
     }
 
     #[test]
@@ -346,7 +363,8 @@ mod tests {
             ready().lines(),
             [
                 "Starting to serve on 127.0.0.1:6080",
-                "Forwarding from api.dev:80 -> localhost:1234"
+                "Forwarding from api.dev:80 -> localhost:1234",
+                "Forwarding from api.dev:53/udp -> localhost:5353"
             ]
         );
     }

@@ -356,7 +356,10 @@ async fn what_cannot_be_meant_is_refused_before_anything_is_asked() {
     for (index, (arguments, part)) in [
         (&["unix:/run/app.sock"][..], "80:unix:/run/app.sock"),
         (&["80:unix:/run/app.sock/udp"], "takes no UDP"),
-        (&["53:5353/udp"], "UDP ports cannot be exposed"),
+        (
+            &["53:5353/udp", "--udp-idle", "10ms"],
+            "--udp-idle must be at least",
+        ),
         (&["53/udp:5353"], "stands at the end"),
         (&["53/udp", "53:1/udp"], "53/udp is named twice"),
         (&["80", "--allow-from", "web"], "namespace/NAME:app=web"),

@@ -295,7 +295,7 @@ async fn the_first_of_several_connections_that_reach_nobody_is_told() {
             expect_reset(&listener.address).await;
         }
         plugin
-            .until_said(&format!("warning: {} was not reached: ", listener.target))
+            .until_said(&format!("warning: {}: ", listener.target))
             .await;
     }
     let said = plugin.said();
@@ -345,7 +345,7 @@ async fn without_the_right_to_the_other_way_both_reasons_are_told() {
     let stage = Stage::start_with(without(&["pods/portforward"])).await;
     let (plugin, listeners) = forward(&stage, &["deploy/inner", ":http"]).await;
     expect_reset(&listeners[0].address).await;
-    plugin.until_said("was not reached").await;
+    plugin.until_said("warning: deploy/inner:http/tcp: ").await;
     let said = plugin.said();
     for words in ["connection refused", "pods/portforward"] {
         assert!(said.contains(words), "{words}: {said}");

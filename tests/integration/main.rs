@@ -4,6 +4,7 @@
 //! How Kubernetes behaves is for the cluster tests.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod datagrams;
 mod expose;
 mod forward;
 mod life;

@@ -10,7 +10,7 @@ use tunnel_wire::RefusalCode;
 use crate::support::{Upstream, World, soon};
 
 /// What is logged on this thread, at the level of `-v`.
-struct Log {
+pub(crate) struct Log {
     lines: Arc<Lines>,
     _guard: DefaultGuard,
 }
@@ -22,7 +22,7 @@ struct Lines {
 }
 
 impl Log {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let lines = Arc::new(Lines::default());
         let writer = Arc::clone(&lines);
         let subscriber = tracing_subscriber::fmt()
@@ -37,14 +37,19 @@ impl Log {
     }
 
     /// The access lines so far, once there are that many.
-    async fn lines(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn lines(&self, count: usize) -> Vec<String> {
+        self.lines_with("access", count).await
+    }
+
+    /// The lines so far that have this in them, once there are that many.
+    pub(crate) async fn lines_with(&self, part: &str, count: usize) -> Vec<String> {
         soon("lines of the access log", async {
             loop {
                 let more = self.lines.more.notified();
                 let lines: Vec<String> = {
                     let text = self.lines.text.lock().unwrap();
                     text.lines()
-                        .filter(|line| line.contains("access"))
+                        .filter(|line| line.contains(part))
                         .map(ToOwned::to_owned)
                         .collect()
                 };
@@ -81,7 +86,7 @@ impl io::Write for Writer {
     }
 }
 
-fn has(line: &str, parts: &[&str]) {
+pub(crate) fn has(line: &str, parts: &[&str]) {
     for part in parts {
         assert!(line.contains(part), "no {part} in {line}");
     }
@@ -188,6 +193,7 @@ async fn raw_connections_have_one_line_at_their_end() {
         &[
             "method=CONNECT",
             "target=web:80",
+            "upstream=127.0.0.1:",
             "status=200",
             "received=31",
             "sent=44",

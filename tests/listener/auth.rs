@@ -49,7 +49,7 @@ mod tempfile {
     }
 }
 
-async fn guarded() -> World {
+pub(crate) async fn guarded() -> World {
     let (_file, credentials) = credentials("ann:s3:cret\nbob:x\n", 0o600);
     let mut options = options();
     options.credentials = Some(credentials);

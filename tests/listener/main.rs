@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "in a test a failed step is the finding")]
 
 mod access;
+mod associate;
 mod auth;
 mod browser;
+mod cluster;
 mod forward;
 mod framing;
 mod h2c;

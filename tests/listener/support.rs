@@ -1,22 +1,22 @@
 //! Both ends of a connection through the listener, driven by one test: a program at the local port, and
-//! upstreams behind a [`Connect`] of ours. Every wait has a deadline.
+//! upstreams behind a `Connect` of ours (`cluster`). Every wait has a deadline.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubectl_tunnel::listener::{Bound, Connect, DialError, Limits, Listener, LocalAddress, Options, Target};
+use kubectl_tunnel::listener::{Bound, Limits, Listener, LocalAddress, Options};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel_wire::RefusalCode;
+
+use crate::cluster::{Cluster, Place};
 
 /// Longer than anything here takes; reached only by a test that fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -25,130 +25,6 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     timeout(DEADLINE, future)
         .await
         .unwrap_or_else(|_| panic!("waited too long: {what}"))
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    At(SocketAddr),
-    Fails(RefusalCode),
-    /// The open is never answered.
-    Silent,
-}
-
-/// The names of a test's cluster, and which of them were opened.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Cluster {
-    places: Arc<Mutex<HashMap<String, Place>>>,
-    opened: Arc<Mutex<Vec<String>>>,
-}
-
-impl Connect for Cluster {
-    type Stream = TestStream;
-
-    async fn open(&self, target: &Target) -> Result<TestStream, DialError> {
-        self.opened.lock().unwrap().push(target.to_string());
-        let place = self.places.lock().unwrap().get(&target.to_string()).copied();
-        match place {
-            Some(Place::At(address)) => Ok(TestStream::new(TcpStream::connect(address).await.unwrap())),
-            Some(Place::Fails(code @ (RefusalCode::TooManyStreams | RefusalCode::ShuttingDown))) => {
-                Err(DialError {
-                    code,
-                    detail: "no more".to_owned(),
-                })
-            }
-            Some(Place::Fails(code)) => Ok(TestStream::refused(code)),
-            Some(Place::Silent) => Ok(TestStream {
-                tcp: None,
-                refusal: None,
-                shut: false,
-            }),
-            None => Ok(TestStream::refused(RefusalCode::NoSuchHost)),
-        }
-    }
-
-    async fn opened(&self, stream: &mut TestStream) -> Result<(), DialError> {
-        match (&stream.tcp, stream.refusal) {
-            (Some(_), _) => Ok(()),
-            (None, Some(code)) => Err(DialError {
-                code,
-                detail: "said by the agent".to_owned(),
-            }),
-            (None, None) => std::future::pending().await,
-        }
-    }
-}
-
-/// A stream with the session's habits: dropped without a shutdown it is aborted, and one that was refused
-/// takes bytes all the same.
-#[derive(Debug)]
-pub(crate) struct TestStream {
-    tcp: Option<TcpStream>,
-    refusal: Option<RefusalCode>,
-    shut: bool,
-}
-
-impl TestStream {
-    fn new(tcp: TcpStream) -> Self {
-        Self {
-            tcp: Some(tcp),
-            refusal: None,
-            shut: false,
-        }
-    }
-
-    fn refused(code: RefusalCode) -> Self {
-        Self {
-            tcp: None,
-            refusal: Some(code),
-            shut: false,
-        }
-    }
-
-    fn tcp(&mut self) -> io::Result<Pin<&mut TcpStream>> {
-        self.tcp
-            .as_mut()
-            .map(Pin::new)
-            .ok_or_else(|| io::ErrorKind::ConnectionReset.into())
-    }
-}
-
-impl Drop for TestStream {
-    fn drop(&mut self) {
-        if let (false, Some(tcp)) = (self.shut, &self.tcp) {
-            tcp.set_zero_linger().unwrap();
-        }
-    }
-}
-
-impl AsyncRead for TestStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.tcp()?.poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for TestStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.tcp.is_none() {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        self.tcp()?.poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.tcp.is_none() {
-            return Poll::Ready(Ok(()));
-        }
-        self.tcp()?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shut = true;
-        self.tcp()?.poll_shutdown(cx)
-    }
 }
 
 /// A listener that runs, and the cluster behind it.
@@ -214,13 +90,18 @@ impl World {
         self.place(name, Place::Silent);
     }
 
+    /// An upstream whose open panics.
+    pub(crate) fn panics(&self, name: &str) {
+        self.place(name, Place::Panics);
+    }
+
     fn place(&self, name: &str, place: Place) {
-        self.cluster.places.lock().unwrap().insert(name.to_owned(), place);
+        self.cluster.place(name, place);
     }
 
     /// What was opened so far.
     pub(crate) fn opened(&self) -> Vec<String> {
-        self.cluster.opened.lock().unwrap().clone()
+        self.cluster.opened()
     }
 
     /// A program that connects to the local port.

@@ -213,7 +213,7 @@ async fn socks_replies_say_why() {
     let before = world.opened();
     for (command, address, port, reply) in [
         (2, named("web"), 80, 7),
-        (3, named("web"), 80, 7),
+        (9, named("web"), 80, 7),
         (1, vec![9, 0, 0], 80, 8),
         (1, named("we b"), 80, 4),
         (1, named(""), 80, 4),

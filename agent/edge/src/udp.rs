@@ -207,7 +207,8 @@ fn refusal(peer: SocketAddr, error: &io::Error) -> Refusal {
     Refusal::new(code, format!("udp {peer}: {}", socket_error::words(error)))
 }
 
-fn enlarge(socket: &UdpSocket) {
+/// Asks for room for a burst of datagrams.
+pub fn enlarge(socket: &UdpSocket) {
     rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER).ok();
 }
 

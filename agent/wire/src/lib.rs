@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   relay      copies both ways, half-closes each side on its own             relay.rs
+//!   flow       datagrams both ways, bounded queue, idle end                  flow.rs, datagram.rs
 //!   stream     open header, reply, data under credit, explicit end            stream.rs, message.rs, window.rs
 //!   session    one yamux connection: opens, accepts, permits                  session.rs
 //!   link       keeps, acknowledges, repeats; heartbeat; outlives transports  link.rs, link/*.rs, frame.rs
@@ -27,6 +28,7 @@
 //! | session | one agent, one link, one yamux connection |
 //! | stream | one multiplexed two-way flow in a session |
 //! | connection | one TCP connection at either edge |
+//! | flow | the UDP datagrams between one peer and one target, carried by one stream |
 //! | target / upstream | what the user named / what is dialled |
 //!
 //! # Bytes on a transport
@@ -70,6 +72,8 @@
 //! | streams of a session, both directions together | 1,024 ([`session::MAX_STREAMS`]) |
 //! | what a stream may send before the receiver grants more | 64 KiB ([`window::INITIAL_WINDOW`]) |
 //! | received but not consumed, all streams | 96 MiB (1,024 x 64 KiB + [`window::GROWTH_POOL`]) |
+//! | a datagram | 65,507 bytes ([`datagram::MAX_DATAGRAM`]) |
+//! | datagrams that wait for their stream, one flow, all flows of one owner | 1 MiB, 32 MiB ([`datagram::QUEUE_LIMIT`], [`datagram::BUDGET`]) |
 //! | heartbeat, silence that ends a transport | 5 s, 15 s ([`link::HEARTBEAT`], [`link::DEAD_AFTER`]) |
 //! | silence that makes one suspect | 2 s, or four round trips ([`link::SUSPECT_AFTER`]) |
 //! | the hello of either end | 5 s ([`hello::HELLO_TIMEOUT`]), at most 115 bytes |
@@ -83,6 +87,7 @@
 //! - What is lost without a trace at the end of a transport's bytes is noticed within a heartbeat.
 //! - A link takes bytes of one transport at a time; what is behind a fault is never taken.
 //! - A stream that is not read stops its own sender only.
+//! - A datagram is delivered whole and unaltered, or not at all; what is dropped is counted.
 //! - The link reads its transport whatever its own sending does, so that two ends which saturate both
 //!   directions cannot wait for each other (a trap of yamux, see [`session`]).
 

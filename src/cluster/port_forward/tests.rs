@@ -144,16 +144,21 @@ fn a_refusal_names_the_verb_that_is_missing() {
 
 /// Only then may another pod have the bytes.
 #[test]
-fn a_complaint_tells_whether_there_was_a_connection() {
+fn only_a_connection_that_never_was_may_be_tried_again() {
     for (words, connected) in [
         (
             "failed to execute portforward in network namespace \"/x\": failed to connect to localhost:81 inside \
              namespace \"y\", IPv4: dial tcp4 127.0.0.1:81: connect: connection refused",
             false,
         ),
+        (
+            "failed to connect to localhost:7070 inside namespace a1b2: i/o timeout",
+            false,
+        ),
         ("failed to find sandbox \"x\" in store: not found", false),
         ("sandbox container \"x\" is not running", false),
         ("network namespace for sandbox \"x\" is closed", false),
+        ("No such container: x", false),
         ("write tcp4 127.0.0.1:1->127.0.0.1:81: write: broken pipe", true),
         (
             "read tcp4 127.0.0.1:1->127.0.0.1:81: read: connection reset by peer",

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cli::expose_flags::ExposeFlags;
 use crate::cli::port::{PortSpec, Protocol};
@@ -12,10 +13,13 @@ use crate::cluster::label;
 use crate::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use crate::cluster::peer::Peer;
 use crate::error::Error;
-use crate::reverse::{Header, ProxyProtocol, Route};
+use crate::reverse::{Header, ProxyProtocol, Route, Traffic};
 
 /// Longest Service name (RFC 1035 label).
 const MAX_NAME: usize = 63;
+
+/// Least `--udp-idle`: with less, an answer that takes its time would find its flow gone.
+const LEAST_IDLE: Duration = Duration::from_secs(1);
 
 /// What is to be exposed, and as what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +27,15 @@ pub(crate) struct ExposePlan {
     pub(crate) ports: Arc<[PortSpec]>,
     service: Arc<ServiceRequest>,
     header: Option<ProxyProtocol>,
+    udp_idle: Duration,
 }
 
 impl ExposePlan {
     pub(super) fn parse(words: &[String], flags: &ExposeFlags) -> Result<Self, Error> {
         let (name, ports) = name_and_ports(words)?;
+        if flags.udp_idle < LEAST_IDLE {
+            return Err(Error::Usage("--udp-idle must be at least 1s".to_owned()));
+        }
         let peer = |text: &String| {
             text.parse::<Peer>()
                 .map_err(|error| Error::Usage(format!("--allow-from: {error}")))
@@ -45,6 +53,7 @@ impl ExposePlan {
             ports: ports.into(),
             service: Arc::new(service),
             header: flags.proxy_protocol,
+            udp_idle: flags.udp_idle,
         })
     }
 
@@ -61,15 +70,18 @@ impl ExposePlan {
     /// Where the connections of each listener go, once `service` leads to them.
     pub(crate) fn routes(&self, service: &AgentService) -> Arc<[Route]> {
         let address: Option<IpAddr> = service.cluster_ip.parse().ok();
+        let header = |port: &PortSpec, version| Header {
+            version,
+            called: address.map(|address| SocketAddr::new(address, port.service)),
+        };
         let route = |port: &PortSpec| Route {
             program: port.program.clone(),
-            header: self
-                .header
-                .filter(|_| port.protocol == Protocol::Tcp)
-                .map(|version| Header {
-                    version,
-                    called: address.map(|address| SocketAddr::new(address, port.service)),
-                }),
+            traffic: match port.protocol {
+                Protocol::Tcp => Traffic::Connections {
+                    header: self.header.map(|version| header(port, version)),
+                },
+                Protocol::Udp => Traffic::Flows { idle: self.udp_idle },
+            },
         };
         self.ports.iter().map(route).collect()
     }
@@ -147,8 +159,18 @@ mod tests {
         ExposePlan::parse(&words, flags).map_err(|error| error.to_string())
     }
 
+    /// As they are when none is typed.
+    fn flags() -> ExposeFlags {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            flags: ExposeFlags,
+        }
+        <Command as clap::Parser>::parse_from(["test"]).flags
+    }
+
     fn parse(words: &[&str]) -> Result<ExposePlan, String> {
-        plan(words, &ExposeFlags::default())
+        plan(words, &flags())
     }
 
     fn name(plan: &ExposePlan) -> &str {
@@ -203,17 +225,22 @@ mod tests {
         let list = |text: &str| vec![text.to_owned()];
         let allow_from = ExposeFlags {
             allow_from: list("everybody"),
-            ..ExposeFlags::default()
+            ..flags()
         };
         let label = ExposeFlags {
             service_label: list("app.kubernetes.io/name=x"),
-            ..ExposeFlags::default()
+            ..flags()
         };
         let annotation = ExposeFlags {
             service_annotation: list("x"),
-            ..ExposeFlags::default()
+            ..flags()
+        };
+        let udp_idle = ExposeFlags {
+            udp_idle: Duration::from_millis(999),
+            ..flags()
         };
         for (flags, flag) in [
+            (udp_idle, "--udp-idle must be at least 1s"),
             (allow_from, "--allow-from: `everybody`"),
             (label, "--service-label: app.kubernetes.io/name"),
             (annotation, "--service-annotation: `x` is not KEY=VALUE"),
@@ -227,7 +254,7 @@ mod tests {
     fn only_tcp_ports_get_the_header_with_the_services_address() {
         let flags = ExposeFlags {
             proxy_protocol: Some(ProxyProtocol::V1),
-            ..ExposeFlags::default()
+            ..flags()
         };
         let plan = plan(&["80:1234", "53/udp"], &flags).unwrap();
         let mut service = AgentService {
@@ -235,15 +262,20 @@ mod tests {
             cluster_ip: "10.96.0.1".to_owned(),
             ports: Vec::new(),
         };
-        let header = |called: Option<&str>| Header {
-            version: ProxyProtocol::V1,
-            called: called.map(|text| text.parse().unwrap()),
+        let header = |called: Option<&str>| Traffic::Connections {
+            header: Some(Header {
+                version: ProxyProtocol::V1,
+                called: called.map(|text| text.parse().unwrap()),
+            }),
         };
-        let headers = |service: &AgentService| -> Vec<Option<Header>> {
-            plan.routes(service).iter().map(|route| route.header).collect()
+        let flows = Traffic::Flows {
+            idle: Duration::from_secs(60),
         };
-        assert_eq!(headers(&service), [Some(header(Some("10.96.0.1:80"))), None]);
+        let traffic = |service: &AgentService| -> Vec<Traffic> {
+            plan.routes(service).iter().map(|route| route.traffic).collect()
+        };
+        assert_eq!(traffic(&service), [header(Some("10.96.0.1:80")), flows]);
         service.cluster_ip.clear();
-        assert_eq!(headers(&service), [Some(header(None)), None]);
+        assert_eq!(traffic(&service), [header(None), flows]);
     }
 }

@@ -80,20 +80,17 @@ pub(super) async fn serve<C: Connect>(mut local: Local, shared: &Shared<C>, repo
         }
     };
     let stop = match target {
-        Ok(target) => {
-            report.target(&target);
-            match dial(shared, &target).await {
-                Ok(stream) => return splice(local, stream, BytesMut::new(), report).await,
-                Err(error) => {
-                    let mut stop = Stop::replied(
-                        Code::Connect,
-                        &Reply::dial(&target, &error, &shared.options.namespace),
-                    );
-                    stop.ended = Ended::NotReached(error);
-                    stop
-                }
+        Ok(target) => match dial(shared, &target, report).await {
+            Ok(stream) => return splice(local, stream, BytesMut::new(), report).await,
+            Err(error) => {
+                let mut stop = Stop::replied(
+                    Code::Connect,
+                    &Reply::dial(&target, &error, &shared.options.namespace),
+                );
+                stop.ended = Ended::NotReached(error);
+                stop
             }
-        }
+        },
         Err(stop) => stop,
     };
     let mut bytes = Vec::new();

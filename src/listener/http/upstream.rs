@@ -1,6 +1,7 @@
 //! The stream that carries a connection's requests to one target, kept while the next request goes there too.
 
 use std::io;
+use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -16,6 +17,8 @@ use crate::listener::{Connect, DialError};
 #[derive(Debug)]
 pub(crate) struct Upstream<S> {
     pub(crate) target: Target,
+    /// The address that was chosen for it, where that is known.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) read: ReadHalf<S>,
     pub(crate) write: WriteHalf<S>,
     /// Read and not yet passed on.
@@ -40,9 +43,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upstream<S> {
             })
         });
         let stream = opened.await.unwrap_or_else(|_| Err(no_answer(limit)))?;
+        let address = shared.connector.upstream(&stream);
         let (read, write) = tokio::io::split(stream);
         Ok(Self {
             target: target.clone(),
+            address,
             read,
             write,
             buf: BytesMut::new(),

@@ -3,7 +3,7 @@
 //! Requests and the headers of UDP datagrams carry the same bytes. Pure: bytes in, an address out; whether
 //! the address can be a target is asked by who needs one.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::listener::target::{Target, TargetError};
 
@@ -63,6 +63,15 @@ impl Address {
         };
         let port = u16::from_be_bytes(*port);
         Ok(Some((Self { host, port }, bytes.len() - rest.len())))
+    }
+
+    /// An IP address and a port, written.
+    pub(crate) fn bytes(address: SocketAddr) -> Vec<u8> {
+        let port = address.port().to_be_bytes();
+        match address.ip() {
+            IpAddr::V4(ip) => [&[V4], &ip.octets()[..], &port].concat(),
+            IpAddr::V6(ip) => [&[V6], &ip.octets()[..], &port].concat(),
+        }
     }
 
     /// The target it names.

@@ -21,7 +21,8 @@ const PROGRAM: &str = "/target/target";
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) pod: String,
-    /// Address of the Service, which has all ports of the program, and port 80 for its first HTTP port.
+    /// Address of the Service, which has all ports of the program (`echo-udp` by UDP), and port 80 for its first HTTP
+    /// port.
     pub(crate) cluster_ip: IpAddr,
     pub(crate) pod_ip: IpAddr,
 }
@@ -123,6 +124,14 @@ impl Namespace {
             .await
     }
 
+    /// The target sends datagrams to `host:port` and tells what came back; `words` as `call udp` takes them.
+    pub(crate) async fn call_udp(&self, target: &Target, host: &str, port: u16, words: &[&str]) -> Value {
+        let port = port.to_string();
+        let command = [&["call", "udp", host, &port], words].concat();
+        let output = self.exec(target, &command).await;
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))
+    }
+
     async fn exec(&self, target: &Target, words: &[&str]) -> String {
         let command = ["exec", &target.pod, "--", PROGRAM];
         let output = self.kubectl(Who::Admin, &[&command[..], words].concat()).await;
@@ -206,6 +215,7 @@ fn service(name: &str, app: &str, cluster_ip: Option<&str>) -> Value {
         .into_iter()
         .chain(same.map(|port| (port, port)))
         .map(|(port, target)| json!({"name": format!("p{port}"), "port": port, "targetPort": target}))
+        .chain([json!({"name": "echo-udp", "port": ports::ECHO, "protocol": "UDP"})])
         .collect();
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service",

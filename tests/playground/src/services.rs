@@ -1,8 +1,9 @@
 //! Services: `EndpointSlices`, the hosts files, and a relay on each Service address.
 //!
 //! A port of a Service listens only while a ready pod stands behind it, so a Service without
-//! endpoints refuses. The relay keeps the caller's address, as kube-proxy does. TCP only.
+//! endpoints refuses. The relay keeps the caller's address, as kube-proxy does.
 
+mod datagrams;
 mod hosts;
 mod relay;
 
@@ -20,18 +21,28 @@ use crate::world::{EventText, World};
 use hosts::Hosts;
 use relay::Relay;
 
+/// What a port carries; the same number may be one of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A port of a Service: the Service's uid, the number, the protocol.
+type PortKey = (String, u16, Protocol);
+
 #[derive(Debug, Default)]
 struct Services {
-    /// By Service uid and port. Dropping one stops its listener; connections go on.
-    relays: HashMap<(String, u16), Relay>,
+    /// By port. Dropping one stops its listener; connections go on.
+    relays: HashMap<PortKey, Relay>,
     /// Ports that could not be bound, so that each is reported once.
-    refused: HashSet<(String, u16)>,
+    refused: HashSet<PortKey>,
     /// Addresses to give back when their Service is gone.
     addresses: HashMap<String, Ipv4Addr>,
     hosts: Hosts,
 }
 
-/// The Service ports that listen, for whoever wants to know.
+/// The TCP ports of Services that listen, for whoever wants to know.
 #[derive(Debug, Default)]
 pub(crate) struct Listening {
     ports: Mutex<HashSet<(String, u16)>>,
@@ -43,9 +54,12 @@ impl Listening {
         ports.contains(&(uid.to_owned(), port))
     }
 
-    fn set(&self, relays: &HashMap<(String, u16), Relay>) {
+    fn set(&self, relays: &HashMap<PortKey, Relay>) {
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        *ports = relays.keys().cloned().collect();
+        let tcp = relays
+            .keys()
+            .filter(|(_, _, protocol)| *protocol == Protocol::Tcp);
+        *ports = tcp.map(|(uid, port, _)| (uid.clone(), *port)).collect();
     }
 }
 
@@ -75,8 +89,8 @@ impl Services {
 
     fn drop_absent(&mut self, world: &World, services: &[Arc<Value>]) {
         let lives = |uid: &str| services.iter().any(|service| object::uid(service) == uid);
-        self.relays.retain(|(uid, _), _| lives(uid));
-        self.refused.retain(|(uid, _)| lives(uid));
+        self.relays.retain(|(uid, _, _), _| lives(uid));
+        self.refused.retain(|(uid, _, _)| lives(uid));
         self.addresses.retain(|uid, address| {
             let keep = lives(uid);
             if !keep {
@@ -90,15 +104,19 @@ impl Services {
     fn listen(&mut self, world: &Arc<World>, service: &Value, address: Ipv4Addr) {
         let pods = ready_pods(world, service);
         let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-        // The same number may be a UDP port as well, which is not relayed.
-        for port in ports.filter(|port| port["protocol"] != "UDP") {
+        for port in ports {
+            let protocol = if port["protocol"] == "UDP" {
+                Protocol::Udp
+            } else {
+                Protocol::Tcp
+            };
             let Some(number) = port["port"]
                 .as_u64()
                 .and_then(|number| u16::try_from(number).ok())
             else {
                 continue;
             };
-            let key = (object::uid(service).to_owned(), number);
+            let key = (object::uid(service).to_owned(), number, protocol);
             let targets: Vec<SocketAddr> = pods.iter().filter_map(|pod| target(pod, port)).collect();
             if targets.is_empty() {
                 self.relays.remove(&key);
@@ -108,7 +126,7 @@ impl Services {
                 relay.set_targets(targets);
                 continue;
             }
-            match Relay::bind(world, SocketAddr::from((address, number)), targets) {
+            match Relay::bind(world, protocol, SocketAddr::from((address, number)), targets) {
                 Ok(relay) => {
                     self.refused.remove(&key);
                     self.relays.insert(key, relay);

@@ -1,15 +1,17 @@
 //! What a pod does that uses an exposed Service: connections at once, one line of result each.
 //!
-//! `MILLISECONDS ok STATUS BODY` or `MILLISECONDS error KIND TEXT`; the body's first line only.
+//! `MILLISECONDS ok STATUS BODY` or `MILLISECONDS error KIND TEXT`; the body's first line only. Calls by UDP are one
+//! line of JSON together.
 
+use std::fmt::Display;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::SystemTime;
 
 use tunnel_test_target::pattern::Pattern;
-use tunnel_test_target::{CALL_TIMEOUT, HALF_CLOSE_REPLY};
+use tunnel_test_target::{CALL_TIMEOUT, HALF_CLOSE_REPLY, udp};
 
 /// `count` requests, all connected before the first one is sent.
 pub(crate) fn http(method: &str, host: &str, port: &str, path: &str, count: &str) -> io::Result<()> {
@@ -55,11 +57,42 @@ pub(crate) fn half_close(host: &str, port: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{} ok", reply.len())
 }
 
-pub(crate) fn connect(authority: &str) -> io::Result<TcpStream> {
-    let address = authority
+/// Sends datagrams by UDP and says what came back.
+pub(crate) fn by_udp(words: &[&str], host: &str, port: &str) -> io::Result<()> {
+    let target = resolve(&format!("{host}:{port}"))?;
+    match words {
+        ["sizes", sizes] => {
+            let sizes = sizes.split(',').map(number).collect::<io::Result<Vec<_>>>()?;
+            say(&udp::sizes(target, &sizes)?)
+        }
+        ["rate", count, rate, size] => say(&udp::rate(target, number(count)?, number(rate)?, number(size)?)?),
+        ["peers", peers, count, size] => say(&udp::peers(
+            target,
+            number(peers)?,
+            number(count)?,
+            number(size)?,
+        )?),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn number(word: &str) -> io::Result<usize> {
+    word.parse().map_err(io::Error::other)
+}
+
+fn say(result: &impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{result}")
+}
+
+fn resolve(authority: &str) -> io::Result<SocketAddr> {
+    authority
         .to_socket_addrs()?
         .next()
-        .ok_or_else(|| io::Error::other("no address"))?;
+        .ok_or_else(|| io::Error::other("no address"))
+}
+
+pub(crate) fn connect(authority: &str) -> io::Result<TcpStream> {
+    let address = resolve(authority)?;
     let connection = TcpStream::connect_timeout(&address, CALL_TIMEOUT)?;
     connection.set_read_timeout(Some(CALL_TIMEOUT))?;
     connection.set_nodelay(true)?;

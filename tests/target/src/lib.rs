@@ -4,15 +4,17 @@
 
 use std::time::Duration;
 
+pub mod datagram;
 pub mod exchange;
 pub mod pattern;
+pub mod udp;
 
 /// HTTP/1.1: `GET /bytes/N`, `GET /sha256/N`, `PUT /sha256`, `GET /end-first`, `GET /exchange/NUMBER` (how it goes),
 /// `GET /call/NUMBER/HOST/PORT` (begins an exchange with a near end there); everything else is answered by its own head.
 pub const HTTP: u16 = 8080;
 /// The same on a second port.
 pub const HTTP_SECOND: u16 = 8081;
-/// Sends back what it reads, and its end.
+/// Sends back what it reads, and its end. By UDP as well: each datagram to its sender.
 pub const ECHO: u16 = 7007;
 /// Reads to the end, then sends [`HALF_CLOSE_REPLY`] bytes of the pattern.
 pub const HALF_CLOSE: u16 = 7008;

@@ -13,6 +13,15 @@ mod follow;
 mod http;
 mod serve;
 
+const USAGE: &str = "usage: tunnel-test-target
+  serve                                        listens on everything
+  serve udp ADDRESS:PORT                       only echoes datagrams
+  call http METHOD HOST PORT PATH COUNT
+  call half-close HOST PORT
+  call udp HOST PORT sizes SIZE[,SIZE...]      one datagram each
+  call udp HOST PORT rate COUNT RATE SIZE      COUNT datagrams from one socket, RATE a second
+  call udp HOST PORT peers PEERS COUNT SIZE    COUNT datagrams from each of PEERS sockets at once";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -20,9 +29,9 @@ fn main() -> ExitCode {
         ["serve"] => serve::run(),
         ["call", "http", method, host, port, path, count] => call::http(method, host, port, path, count),
         ["call", "half-close", host, port] => call::half_close(host, port),
-        _ => Err(io::Error::other(
-            "usage: tunnel-test-target serve | call http METHOD HOST PORT PATH COUNT | call half-close HOST PORT",
-        )),
+        ["serve", "udp", address] => serve::udp(address),
+        ["call", "udp", host, port, words @ ..] => call::by_udp(words, host, port),
+        _ => Err(io::Error::other(USAGE)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,6 +28,11 @@ impl fmt::Display for Mismatch {
 impl std::error::Error for Mismatch {}
 
 impl Pattern {
+    /// The stream from this position on.
+    pub fn at(position: u64) -> Self {
+        Self { position }
+    }
+
     /// Bytes passed so far.
     pub fn position(&self) -> u64 {
         self.position

@@ -1,14 +1,15 @@
 //! Everything that listens. One thread a connection; a thread ends with its connection.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use tunnel_test_target::pattern::{Mismatch, Pattern};
 use tunnel_test_target::{
-    ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, LOOPBACK, SINK, SOURCE, STALL,
+    ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, LOOPBACK, SINK, SOURCE,
+    STALL, udp,
 };
 
 use crate::{follow, http};
@@ -42,6 +43,8 @@ pub(crate) fn run() -> io::Result<()> {
         let listener = TcpListener::bind((address, port))?;
         listeners.push(thread::spawn(move || accept(&listener, serve)));
     }
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ECHO))?;
+    listeners.push(thread::spawn(move || udp::echo(&socket)));
     writeln!(io::stdout(), "listening")?;
     for listener in listeners {
         match listener.join() {
@@ -50,6 +53,13 @@ pub(crate) fn run() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Only echoes datagrams, at `address`; tells which port that is.
+pub(crate) fn udp(address: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    writeln!(io::stdout(), "listening {}", socket.local_addr()?)?;
+    udp::echo(&socket)
 }
 
 fn accept(listener: &TcpListener, serve: Serve) -> io::Result<()> {

@@ -1,14 +1,15 @@
-//! One port of a Service: accepts on its address, dials a ready pod, copies both ways.
+//! One port of a Service: accepts on its address, dials a ready pod, copies both ways. UDP is [`datagrams`]'s.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::{Protocol, datagrams};
 use crate::world::World;
 
 #[derive(Debug)]
@@ -20,18 +21,31 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn bind(
         world: &Arc<World>,
+        protocol: Protocol,
         address: SocketAddr,
         targets: Vec<SocketAddr>,
     ) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
         let (targets_tx, targets_rx) = watch::channel(targets);
         let stop = CancellationToken::new();
-        let (until, accepting) = (stop.clone(), accept(Arc::clone(world), listener, targets_rx));
-        world.spawn(async move {
-            until.run_until_cancelled(accepting).await;
-        });
+        let until = stop.clone();
+        match protocol {
+            Protocol::Tcp => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                let accepting = accept(Arc::clone(world), TcpListener::from_std(listener)?, targets_rx);
+                world.spawn(async move {
+                    until.run_until_cancelled(accepting).await;
+                });
+            }
+            Protocol::Udp => {
+                let socket = std::net::UdpSocket::bind(address)?;
+                socket.set_nonblocking(true)?;
+                let relaying = datagrams::relay(UdpSocket::from_std(socket)?, targets_rx);
+                world.spawn(async move {
+                    until.run_until_cancelled(relaying).await;
+                });
+            }
+        }
         Ok(Self {
             targets_tx,
             _listener: stop.drop_guard(),

@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tunnel_playground::{HTTP_PORT, LATE_REPLY, Options, Playground, Resource, TCP_PORT};
 
@@ -125,7 +125,7 @@ async fn a_service_follows_its_pod_and_its_names_are_in_the_hosts_file() {
 }
 
 #[tokio::test]
-async fn a_number_is_one_port_a_protocol_and_only_tcp_is_relayed() {
+async fn a_number_is_one_port_a_protocol_and_both_are_relayed() {
     let stage = Stage::start().await;
     let services: Api<Service> = Api::namespaced(stage.client.clone(), "dev");
     let service = |second: Value| -> Service {
@@ -164,6 +164,34 @@ async fn a_number_is_one_port_a_protocol_and_only_tcp_is_relayed() {
         .await;
     let address = stage.playground.service_address("dev", "both").unwrap();
     assert_eq!(exchange(address, 9001, "hello").await, "hello");
+
+    // By UDP: a socket of the test's own at the pod's address, and callers that keep apart.
+    let objects = stage.playground.objects();
+    let pod_ip = objects
+        .iter()
+        .filter(|(_, object)| object["metadata"]["labels"]["app"] == "both")
+        .find_map(|(_, object)| object["status"]["podIP"].as_str())
+        .unwrap();
+    let pod = UdpSocket::bind((pod_ip, 9001)).await.unwrap();
+    let mut callers = Vec::new();
+    for number in 0..3u8 {
+        let caller = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        caller.connect((address, 9001)).await.unwrap();
+        caller.send(&[number]).await.unwrap();
+        callers.push(caller);
+    }
+    let mut room = [0; 2];
+    for _ in &callers {
+        let (length, from) = timeout(DEADLINE, pod.recv_from(&mut room))
+            .await
+            .unwrap()
+            .unwrap();
+        pod.send_to(&room[..length], from).await.unwrap();
+    }
+    for (caller, number) in callers.iter().zip(0..) {
+        let length = timeout(DEADLINE, caller.recv(&mut room)).await.unwrap().unwrap();
+        assert_eq!(room[..length], [number]);
+    }
 }
 
 #[tokio::test]
