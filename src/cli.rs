@@ -147,16 +147,30 @@ pub struct ProxyArgs {
     #[command(flatten)]
     pub proxy: ProxyFlags,
 
+    /// How long a UDP flow (SOCKS5 UDP ASSOCIATE) may be idle before it ends
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = proxy_flags::udp_idle,
+          help_heading = "Proxy options")]
+    pub udp_idle: Duration,
+
     /// The session
     #[command(flatten)]
     pub session: SessionFlags,
 }
 
+impl ProxyArgs {
+    /// Gives the local port what is a flag of the command.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.proxy.udp_idle = self.udp_idle;
+        self
+    }
+}
+
 const PROXY_EXAMPLES: &str = "\
 Names are resolved in the cluster, as a pod of the namespace would: web, web.other, web.other.svc, a pod's IP.
 
-The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5, SOCKS4 and 4a,
-and, by name alone, plain HTTP (Host header), TLS (server name, port 443) and HTTP/2 without TLS (:authority). By
+The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5 (with UDP),
+SOCKS4 and 4a, and, by name alone, plain HTTP (Host header), TLS (server name, port 443) and HTTP/2 without TLS (:authority). By
 name alone only names of the cluster are taken: NAME, NAME.localhost, NAME.NAMESPACE.svc, the cluster's domain.
 
 Examples:
@@ -206,6 +220,15 @@ pub struct ExposeArgs {
     /// The session
     #[command(flatten)]
     pub session: SessionFlags,
+}
+
+impl ExposeArgs {
+    /// Gives the local port of --proxy what is a flag of the exposed ports as well.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.proxy_flags.udp_idle = self.flags.udp_idle;
+        self
+    }
 }
 
 const EXPOSE_EXAMPLES: &str = "\
@@ -274,6 +297,22 @@ mod tests {
             error.to_string().contains("Usage: kubectl tunnel proxy"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn one_udp_idle_serves_every_door_of_a_command() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["kubectl-tunnel"], words].concat());
+        let idle = |words: &[&str]| match parse(words).unwrap().command {
+            Command::Proxy(arguments) => arguments.shared().proxy.udp_idle,
+            Command::Expose(arguments) => arguments.shared().proxy_flags.udp_idle,
+            other @ (Command::Forward(_) | Command::Cleanup(_) | Command::Version(_)) => panic!("{other:?}"),
+        };
+        assert_eq!(idle(&["proxy"]), Duration::from_secs(60));
+        assert_eq!(idle(&["proxy", "--udp-idle", "1m30s"]), Duration::from_secs(90));
+        assert_eq!(idle(&["expose", "80", "--proxy"]), Duration::from_secs(60));
+        let both = ["expose", "53/udp", "--proxy", "--udp-idle=5s"];
+        assert_eq!(idle(&both), Duration::from_secs(5));
+        assert!(parse(&["proxy", "--udp-idle", "999ms"]).is_err());
     }
 
     #[test]

@@ -73,9 +73,9 @@ impl LastWords {
 /// What failed; nothing has been printed about it yet.
 pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
     match command {
-        Command::Proxy(arguments) => proxy::run(&arguments, context).await,
+        Command::Proxy(arguments) => proxy::run(&arguments.shared(), context).await,
         Command::Forward(arguments) => forward::run(&arguments, context).await,
-        Command::Expose(arguments) => expose::run(&arguments, context).await,
+        Command::Expose(arguments) => expose::run(&arguments.shared(), context).await,
         Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
         Command::Version(_) => {
             version::run(&context.printer);

@@ -34,7 +34,8 @@ pub struct ExposeFlags {
     /// How long a caller of a UDP port may be silent before its next datagram counts as a new caller's
     ///
     /// Each caller's address and port is a flow, with a socket of its own toward the program and one of the session's
-    /// 1,024 streams. Callers that use a new port for each question, as resolvers do, want a few seconds.
+    /// 1,024 streams. Callers that use a new port for each question, as resolvers do, want a few seconds. With --proxy
+    /// it holds for the flows of SOCKS5 UDP ASSOCIATE too.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = go_duration::parse_duration)]
     pub udp_idle: Duration,
 

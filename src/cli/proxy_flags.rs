@@ -38,8 +38,9 @@ pub struct ProxyFlags {
     #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN, value_parser = domain)]
     pub cluster_domain: String,
 
-    /// How long a UDP flow (SOCKS5 UDP ASSOCIATE) may be idle before it ends; at least 1s
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = udp_idle)]
+    /// How long a flow of SOCKS5 UDP ASSOCIATE may be idle. `--udp-idle` of the command, which gives it to all its
+    /// doors (`ProxyArgs::shared`, `ExposeArgs::shared`): `expose` has UDP ports of its own.
+    #[arg(skip = DEFAULT_UDP_IDLE)]
     pub udp_idle: Duration,
 }
 
@@ -47,7 +48,6 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:6080";
 
 const DEFAULT_DOMAIN: &str = "cluster.local";
 
-/// `60s`, as clap's default spells it.
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(60);
 
 /// A flow that ends sooner would take a stream for each datagram.
@@ -67,7 +67,6 @@ impl ProxyFlags {
                 self.listen != [DEFAULT_LISTEN.parse().unwrap_or(ListenAddress::Localhost(0))],
             ),
             ("--print-env", self.print_env.is_some()),
-            ("--udp-idle", self.udp_idle != DEFAULT_UDP_IDLE),
         ]
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))
@@ -110,7 +109,8 @@ impl ProxyFlags {
     }
 }
 
-fn udp_idle(text: &str) -> Result<Duration, String> {
+/// Parses `--udp-idle`.
+pub(super) fn udp_idle(text: &str) -> Result<Duration, String> {
     let idle = go_duration::parse_duration(text).map_err(|error| error.to_string())?;
     if idle < LEAST_UDP_IDLE {
         return Err("must be at least 1s".to_owned());
@@ -164,14 +164,11 @@ mod tests {
             "--print-env",
             "--cluster-domain",
             "k8s.example.",
-            "--udp-idle=1m30s",
         ];
         let flags = flags(&typed).unwrap();
         assert_eq!(flags.listen.len(), 2);
         assert_eq!(flags.print_env, Some(Shell::Bash));
         assert_eq!(flags.cluster_domain, "k8s.example");
-        let limits = flags.options("dev").unwrap().limits;
-        assert_eq!(limits.udp_idle, Duration::from_secs(90));
     }
 
     #[test]
@@ -190,7 +187,6 @@ mod tests {
         assert!(flags(&["--print-env=cmd"]).is_err());
         assert!(flags(&["--listen", "web:80"]).is_err());
         assert!(flags(&["--cluster-domain", "a b"]).is_err());
-        assert!(flags(&["--udp-idle", "999ms"]).is_err());
     }
 
     #[cfg(unix)]

@@ -4,9 +4,11 @@
 //! What must not share the machine or breaks the cluster on purpose is in `serial.rs`.
 
 mod cleanup;
+mod datagrams;
 mod end;
 mod entrance;
 mod expose;
+mod expose_udp;
 mod forward;
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod harness;

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod crowd;
+mod datagram_loss;
 mod faults;
 mod forward_resets;
 #[allow(dead_code, reason = "the other test binary uses the rest")]

@@ -1,7 +1,7 @@
 //! Bytes from end to end: the proxy in its three protocols, an exposed program, both at once.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tunnel_playground::{LATE_REPLY, TCP_PORT};
@@ -115,5 +115,44 @@ async fn an_exposed_program_is_reached_by_name_from_another_pod() {
     let gone = get_through(&address, &format!("http://api.dev:{port}/")).await;
     assert!(gone.starts_with("HTTP/1.1 502 "), "{gone}");
     proxy.stop().await;
+    stage.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn datagrams_reach_an_upstream_by_name() {
+    let stage = Stage::start().await;
+    let (plugin, proxy) = stage.proxy().await;
+    let address = stage.playground.service_address("dev", "web").unwrap();
+    let upstream = UdpSocket::bind((address, 0)).await.unwrap();
+    let port = upstream.local_addr().unwrap().port().to_be_bytes();
+
+    let mut control = TcpStream::connect(&proxy).await.unwrap();
+    control
+        .write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    let mut reply = [0; 12];
+    timeout(DEADLINE, control.read_exact(&mut reply))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(reply[..10], [5, 0, 5, 0, 0, 1, 127, 0, 0, 1]);
+    let program = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let to = ("127.0.0.1", u16::from_be_bytes([reply[10], reply[11]]));
+    let header = [b"\0\0\0\x03\x03web", &port[..]].concat();
+    let data: Vec<u8> = (0..27_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    program.send_to(&[&header[..], &data].concat(), to).await.unwrap();
+
+    let mut room = vec![0; 65_536];
+    let (length, agent) = timeout(DEADLINE, upstream.recv_from(&mut room))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(room[..length] == data);
+    upstream.send_to(&data, agent).await.unwrap();
+    let length = timeout(DEADLINE, program.recv(&mut room)).await.unwrap().unwrap();
+    assert!(room[..length] == [&header[..], &data].concat());
+    drop(control);
+    plugin.stop().await;
     stage.until_nothing_is_left().await;
 }

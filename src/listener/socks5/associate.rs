@@ -130,7 +130,7 @@ struct Dropped {
     malformed: u64,
     /// There was no room for another flow.
     no_room: u64,
-    /// Their target had just not been reached.
+    /// Their target had just not been reached, or their flow ended before it took them.
     swallowed: u64,
 }
 
@@ -328,7 +328,11 @@ impl<C: Connect> Association<'_, C> {
                 error.id()
             }
         };
-        self.flows.retain(|_, flow| flow.task != task);
+        if let Some((_, flow)) = self.flows.extract_if(|_, flow| flow.task == task).next() {
+            while flow.queue.pop().is_some() {
+                self.dropped.swallowed += 1;
+            }
+        }
     }
 }
 
@@ -336,5 +340,41 @@ impl Flow {
     fn take(&self, data: &[u8]) {
         self.counts.received(data.len());
         self.queue.push(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_where_the_connection_came_to_on_a_port_of_its_own() {
+        for (own, ip) in [
+            ("127.0.0.1:6080", "127.0.0.1"),
+            ("[::ffff:127.0.0.1]:6080", "127.0.0.1"),
+        ] {
+            let (socket, address) = bind(own.parse().unwrap()).await.unwrap();
+            assert_eq!(address, socket.local_addr().unwrap());
+            assert_eq!(address.ip().to_string(), ip);
+            assert!(![0, 6080].contains(&address.port()));
+        }
+        let reply = Reply::Succeeded.bound_to("[::1]:258".parse().unwrap());
+        assert_eq!(
+            reply,
+            [5, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2]
+        );
+    }
+
+    #[test]
+    fn the_owner_is_an_address_and_one_port() {
+        let mut owner = Owner {
+            ip: "127.0.0.1".parse().unwrap(),
+            port: None,
+        };
+        let is = |owner: &Owner, from: &str| owner.is(from.parse().unwrap());
+        assert!(is(&owner, "127.0.0.1:1") && is(&owner, "[::ffff:127.0.0.1]:2"));
+        assert!(!is(&owner, "127.0.0.2:1") && !is(&owner, "[::1]:1"));
+        owner.port = Some(2);
+        assert!(is(&owner, "127.0.0.1:2") && !is(&owner, "127.0.0.1:1"));
     }
 }
