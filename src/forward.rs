@@ -12,6 +12,7 @@
 //! there are is `cluster::upstream`'s, whether there is a session the door's.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -63,8 +64,12 @@ pub struct Route {
     pub balanced: bool,
     /// What was learned about its ways.
     memory: Memory,
-    /// What the user was told of it last, and when.
+    /// What the user was told of its troubles last, and when.
     told: Mutex<Option<(String, Instant)>>,
+    /// Whether there was no connection since.
+    failing: AtomicBool,
+    /// Whether it was told that the port-forward is used.
+    said: AtomicBool,
 }
 
 impl Route {
@@ -79,20 +84,35 @@ impl Route {
             balanced,
             memory: Memory::default(),
             told: Mutex::default(),
+            failing: AtomicBool::new(false),
+            said: AtomicBool::new(false),
         }
     }
 
-    /// Tells the user of a trouble, unless that was the last thing told: a program that tries in a loop must not fill
-    /// the terminal.
+    /// Tells the user of a trouble, but not again soon, and not another one of the same bad time: a program that tries
+    /// in a loop must not fill the terminal.
     fn tell(&self, say: &Say, trouble: &str) {
         let now = Instant::now();
+        let failing = self.failing.swap(true, Ordering::Relaxed);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let known = told
             .as_ref()
-            .is_some_and(|(text, at)| text == trouble && now - *at < TOLD_AGAIN);
+            .is_some_and(|(text, at)| (failing || text == trouble) && now - *at < TOLD_AGAIN);
         if !known {
             *told = Some((trouble.to_owned(), now));
             say(&format!("{}: {trouble}", self.label));
+        }
+    }
+
+    /// A connection was made: a trouble that comes later is another one.
+    fn works(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells the user once which way its connections go.
+    fn tell_way(&self, say: &Say, way: &str) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            say(&format!("{}: {way}", self.label));
         }
     }
 }

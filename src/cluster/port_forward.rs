@@ -54,20 +54,25 @@ pub struct PortForwardError {
     pub port: u16,
     /// The node's words.
     pub message: String,
+    /// Whether the program in the pod may have seen bytes.
+    pub connected: bool,
 }
+
+/// Words of container runtimes, in lower case, that come before there is a connection in the pod. Others may be those
+/// of a connection that broke.
+const NOT_CONNECTED: [&str; 6] = [
+    REFUSED,
+    "failed to connect",
+    "not running",
+    "not found",
+    "is closed",
+    "no such",
+];
 
 impl PortForwardError {
     /// The one in an error of [`PortForward`], if that is what it is.
     pub fn find(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
-    }
-
-    /// Whether the pod's program was certainly never connected, so that it has seen nothing of what was written. Words
-    /// that are not known here may be those of a connection that broke.
-    pub fn is_unconnected(&self) -> bool {
-        [REFUSED, "failed to connect", "No such container", "not found"]
-            .iter()
-            .any(|words| self.message.contains(words))
     }
 }
 
@@ -99,7 +104,7 @@ pub async fn connect(
         .map_err(name_verb)?
         .into_stream();
     let pod = pod.to_owned();
-    let complaint = move |message: String| PortForwardError { pod, port, message };
+    let complaint = move |words: &Bytes| complaint(pod, port, words);
     let (incoming, outgoing, tasks) = messages::start(websocket, DATA, |source, incoming_tx| {
         read(source, incoming_tx, complaint)
     });
@@ -123,7 +128,7 @@ fn name_verb(mut error: ApiError) -> ApiError {
 async fn read<S>(
     mut source: Source<S>,
     incoming_tx: IncomingTx,
-    complaint: impl FnOnce(String) -> PortForwardError + Send,
+    complaint: impl FnOnce(&Bytes) -> PortForwardError + Send,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -136,7 +141,7 @@ async fn read<S>(
             continue;
         }
         if channel == COMPLAINT {
-            let error = complaint(cause(&payload));
+            let error = complaint(&payload);
             drop(incoming_tx.send(Err(io::Error::other(error))).await);
             return;
         }
@@ -152,17 +157,27 @@ async fn read<S>(
     }
 }
 
-/// What to show of the node's words, which name the sandbox and its network namespace several times before the cause.
-fn cause(words: &Bytes) -> String {
+fn complaint(pod: String, port: u16, words: &Bytes) -> PortForwardError {
     let text = String::from_utf8_lossy(words);
     tracing::debug!(words = %text, "port-forward failed");
+    let lower = text.to_lowercase();
+    PortForwardError {
+        pod,
+        port,
+        message: cause(&text),
+        connected: !NOT_CONNECTED.iter().any(|known| lower.contains(known)),
+    }
+}
+
+/// What to show of the node's words, which name the sandbox and its network namespace several times before the cause.
+fn cause(text: &str) -> String {
     // Every runtime puts it differently, but the system's own words are in there.
     for known in [REFUSED, "connection reset by peer", "broken pipe"] {
         if text.contains(known) {
             return known.to_owned();
         }
     }
-    shorten(&text)
+    shorten(text)
 }
 
 impl Drop for PortForward {

@@ -67,6 +67,14 @@ const EXPOSE: [Right; 5] = [
 /// What `expose --allow-from` needs on top of that.
 const ALLOW_FROM: [Right; 1] = [right("create", "networking.k8s.io", "networkpolicies")];
 
+/// What connections by the API's port-forward need, and the choice of a pod for each.
+const PORT_FORWARD: [Right; 4] = [
+    right("list", "", "pods"),
+    right("watch", "", "pods"),
+    right("get", "", "pods/portforward"),
+    right("create", "", "pods/portforward"),
+];
+
 const EVENTS: [Right; 2] = [right("list", "", "events"), right("watch", "", "events")];
 const LOGS: [Right; 1] = [right("get", "", "pods/log")];
 const DRY_RUN: [Right; 1] = [right("create", "", "pods")];
@@ -160,36 +168,53 @@ pub async fn check(server: &ApiServer, namespace: &str, needs: Needs) -> Result<
         .copied()
         .collect();
 
-    let (shown, complete) = rules(server, namespace).await?;
-    let unseen: Vec<Right> = required
+    let asked = required.iter().chain(&optional).copied().collect();
+    let denied = denied(server, namespace, asked).await?;
+    let granted = |rights: &[Right]| rights.iter().all(|right| !denied.contains(right));
+    none_missing(namespace, &required, &denied)?;
+    Ok(Granted {
+        events: granted(&EVENTS),
+        pod_logs: granted(&LOGS),
+        dry_run: granted(&DRY_RUN),
+        endpoint_slices: granted(&ENDPOINTS),
+    })
+}
+
+/// Asks for the rights of connections by the API's port-forward, likewise.
+///
+/// # Errors
+/// As for [`check`].
+pub async fn check_port_forward(server: &ApiServer, namespace: &str) -> Result<(), RightsError> {
+    let denied = denied(server, namespace, PORT_FORWARD.to_vec()).await?;
+    none_missing(namespace, &PORT_FORWARD, &denied)
+}
+
+fn none_missing(namespace: &str, required: &[Right], denied: &[Right]) -> Result<(), RightsError> {
+    let missing: Vec<Right> = required
         .iter()
-        .chain(&optional)
-        .filter(|right| !allowed(&shown, **right))
+        .filter(|right| denied.contains(right))
         .copied()
         .collect();
-    let refused: Vec<Right> = if complete {
-        unseen
-    } else {
-        refused(server, namespace, unseen).await?
-    };
-
-    let missing: Vec<Right> = required
-        .into_iter()
-        .filter(|right| refused.contains(right))
-        .collect();
-    if !missing.is_empty() {
-        return Err(RightsError::Missing {
-            namespace: namespace.to_owned(),
-            missing,
-        });
+    if missing.is_empty() {
+        return Ok(());
     }
-    let all = |rights: &[Right]| rights.iter().all(|right| !refused.contains(right));
-    Ok(Granted {
-        events: all(&EVENTS),
-        pod_logs: all(&LOGS),
-        dry_run: all(&DRY_RUN),
-        endpoint_slices: all(&ENDPOINTS),
+    Err(RightsError::Missing {
+        namespace: namespace.to_owned(),
+        missing,
     })
+}
+
+/// Those of `rights` that we do not have.
+async fn denied(server: &ApiServer, namespace: &str, rights: Vec<Right>) -> Result<Vec<Right>, ApiError> {
+    let (shown, complete) = rules(server, namespace).await?;
+    let unseen: Vec<Right> = rights
+        .into_iter()
+        .filter(|right| !allowed(&shown, *right))
+        .collect();
+    if complete {
+        return Ok(unseen);
+    }
+    refused(server, namespace, unseen).await
 }
 
 /// The rules that can be listed, and whether they are all there are.

@@ -34,6 +34,7 @@ use crate::cluster::client::{Access, ApiServer};
 use crate::cluster::footprint::Footprint;
 use crate::cluster::names::SessionId;
 use crate::cluster::options::AgentOptions;
+use crate::cluster::rights::{self, Needs};
 use crate::cluster::service;
 use crate::error::Error;
 use crate::listener::Shell;
@@ -112,9 +113,9 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
         () = orderly.cancelled() => return Ok(()),
     };
     context.last_words.in_namespace(server.namespace());
-    // A target that is not there and a port that is taken are known before anything is made.
+    // A target that is not there, a port that is taken and a missing right are known before anything is made.
     let doors = tokio::select! {
-        doors = Doors::open(&plan, &server, context) => doors?,
+        doors = look_ahead(&plan, &server, context) => doors?,
         () = orderly.cancelled() => return Ok(()),
     };
     let stage = Stage {
@@ -140,6 +141,18 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
             result
         }
     }
+}
+
+/// Everything that may be refused before there is a session. The start of one asks for its rights itself; one that may
+/// come in an hour must not wait for that.
+async fn look_ahead(plan: &Plan<'_>, server: &ApiServer, context: &Context) -> Result<Doors, Error> {
+    let doors = Doors::open(plan, server, context).await?;
+    if plan.on_demand.is_some() {
+        rights::check(server, server.namespace(), Needs::default())
+            .await
+            .map_err(|error| Error::Start(error.into()))?;
+    }
+    Ok(doors)
 }
 
 /// What all sessions of a command share.

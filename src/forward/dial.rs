@@ -3,14 +3,16 @@
 //! ```text
 //!   a name           agent  -- refused, and the target is balanced --> agent again, after a pause
 //!   pods             agent to a ready pod  -- refused, no answer --> agent to another ready pod ...
-//!                                          -- no other pod is left --> port-forward into the pod
-//!   pods, --via=pod  port-forward into a ready pod  -- refused --> another pod ...
+//!                                          -- no other pod is left, or enough failed --> port-forward into the pod
+//!   pods, --via=pod  port-forward into a ready pod  -- refused, gone --> another pod ...
 //! ```
 //!
 //! Another try comes only after a failure before the upstream was connected, and the agent itself said so: then nobody
-//! has seen the connection's bytes. A pod that only the port-forward reaches (its program listens on loopback, or a
-//! policy or a mesh keeps the agent out) is remembered for a while.
+//! has seen the connection's bytes. That only the port-forward gets there (the program listens on loopback, or a policy
+//! or a mesh keeps the agent out) is said and remembered once something came that way; where it is refused as well,
+//! the pod's program is away, and the agent's way is the one to try again.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,9 +23,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 use tunnel_wire::{Open, OpenError, Protocol, RefusalCode, Stream};
 
-use super::{Route, Ways};
+use super::{Route, Say, Ways};
+use crate::cluster::api_error::ApiError;
 use crate::cluster::port_forward::{self, PortForward, PortForwardError};
 use crate::cluster::upstream::{ChosenPod, Upstream, Via};
+use crate::session::DoorError;
 
 /// Pauses before another try: the moment between two pods of a rollout is as long. Together a second, which is what
 /// a program waits until it is told that nobody listens.
@@ -39,6 +43,9 @@ const POD_PATIENCE_MS: u16 = 2_500;
 
 /// How long another pod is waited for, once one has failed.
 const NEXT_POD: Duration = Duration::from_secs(1);
+
+/// Pods that do not answer the agent, before it is taken for what keeps it from all of them: each costs the patience.
+const SILENT_PODS: usize = 2;
 
 /// How long it is remembered that only the port-forward gets there.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -70,6 +77,10 @@ pub(super) struct Dial<'a> {
     current: Option<Way>,
     /// The last pod the agent could not reach, and why.
     unreached: Option<String>,
+    /// How many of them did not answer.
+    silent: usize,
+    /// The port-forward was refused, too.
+    refused_inside: bool,
 }
 
 /// One way to an upstream.
@@ -92,6 +103,8 @@ impl<'a> Dial<'a> {
             tried: Vec::new(),
             current: None,
             unreached: None,
+            silent: 0,
+            refused_inside: false,
         }
     }
 
@@ -117,7 +130,7 @@ impl<'a> Dial<'a> {
                 Ok(Connection::Pod {
                     pipe,
                     name: pod.name,
-                    news: Some(Arc::clone(self.route)),
+                    news: self.news(),
                 })
             }
         }
@@ -135,10 +148,12 @@ impl<'a> Dial<'a> {
             Some(Way::Name) => self.route.balanced && code == RefusalCode::ConnectionRefused,
             Some(Way::Agent(pod)) => {
                 self.unreached = Some(format!("pod {}: {error}", pod.name));
+                self.silent += usize::from(code == RefusalCode::TimedOut);
                 self.pod_failed(&pod);
                 is_of_the_upstream(code)
             }
             Some(Way::PortForward(pod)) => {
+                self.refused_inside = true;
                 self.pod_failed(&pod);
                 true
             }
@@ -150,6 +165,16 @@ impl<'a> Dial<'a> {
             sleep(*pause).await;
         }
         again
+    }
+
+    /// Why the connection was not made, in the words of all who tried.
+    pub(super) fn why(&self, error: &io::Error) -> String {
+        match (&self.current, &self.unreached) {
+            (Some(Way::PortForward(_)), Some(unreached)) => {
+                format!("{unreached}; by the API server's port-forward: {error}")
+            }
+            _ => error.to_string(),
+        }
     }
 
     /// The pod that is being tried, if it is one.
@@ -185,19 +210,31 @@ impl<'a> Dial<'a> {
         let port_forward = match self.route.via {
             Via::Pod => true,
             Via::Agent => false,
-            Via::Auto if self.route.protocol == Protocol::Udp => false,
-            Via::Auto => self.route.memory.only_port_forward() || self.tried.contains(&pod.name),
+            Via::Auto if self.route.protocol == Protocol::Udp || self.refused_inside => false,
+            Via::Auto => {
+                let last = self.tries == PAUSES.len();
+                let enough = self.silent >= SILENT_PODS || self.tried.contains(&pod.name);
+                last || enough || self.route.memory.only_port_forward()
+            }
         };
-        if !port_forward {
-            return Ok(Way::Agent(pod));
-        }
-        if let Some(reason) = self.unreached.take() {
-            let text = format!(
-                "the agent does not get through to {reason}; using the API server's port-forward into the pod"
-            );
-            self.route.tell(&self.ways.say, &text);
-        }
-        Ok(Way::PortForward(pod))
+        Ok(if port_forward {
+            Way::PortForward(pod)
+        } else {
+            Way::Agent(pod)
+        })
+    }
+
+    /// What there is to learn from a port-forward that works: nothing if it was asked for.
+    fn news(&self) -> Option<News> {
+        (self.route.via == Via::Auto).then(|| News {
+            route: Arc::clone(self.route),
+            warning: self.unreached.as_ref().map(|reason| {
+                format!(
+                    "the agent does not get through to {reason}; using the API server's port-forward into the pod"
+                )
+            }),
+            say: Arc::clone(&self.ways.say),
+        })
     }
 
     async fn stream(&self, host: &str, port: u16, patience_ms: u16) -> io::Result<Connection> {
@@ -220,7 +257,12 @@ pub(super) fn was_refused(error: &io::Error) -> bool {
 /// Why an upstream was not connected, if that is what an error means.
 fn refusal_code(error: &io::Error) -> Option<RefusalCode> {
     if let Some(error) = PortForwardError::find(error) {
-        return error.is_unconnected().then_some(RefusalCode::ConnectionRefused);
+        return (!error.connected).then_some(RefusalCode::ConnectionRefused);
+    }
+    if let Some(error) = find::<ApiError>(error) {
+        // The pod has gone, or its node does not answer the API server.
+        let of_the_pod = error.code().is_some_and(|code| code == 404 || code >= 500);
+        return of_the_pod.then_some(RefusalCode::Unreachable);
     }
     match OpenError::from_io(error) {
         Some(OpenError::Refused(refusal)) => Some(refusal.code),
@@ -232,6 +274,19 @@ fn refusal_code(error: &io::Error) -> Option<RefusalCode> {
         )
         | None => None,
     }
+}
+
+/// The error inside.
+fn find<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Whether there is no session to open a stream in; that is told by its state, not by each connection.
+pub(super) fn is_without_session(error: &io::Error) -> bool {
+    find::<DoorError>(error).is_some_and(|error| match error {
+        DoorError::Held { .. } | DoorError::NotStarted(_) | DoorError::Open(OpenError::SessionClosed) => true,
+        DoorError::Open(_) => false,
+    })
 }
 
 /// Whether another upstream may do better.
@@ -249,9 +304,34 @@ pub(super) enum Connection {
     Pod {
         pipe: PortForward,
         name: String,
-        /// Learns from the first byte that this way works.
-        news: Option<Arc<Route>>,
+        /// The first byte tells that this way works.
+        news: Option<News>,
     },
+}
+
+/// That only the port-forward reaches a route's pods.
+pub(super) struct News {
+    route: Arc<Route>,
+    /// Nothing when it was known before.
+    warning: Option<String>,
+    say: Say,
+}
+
+impl News {
+    fn spread(self) {
+        self.route.memory.remember();
+        if let Some(warning) = self.warning {
+            self.route.tell_way(&self.say, &warning);
+        }
+    }
+}
+
+impl fmt::Debug for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("News")
+            .field("warning", &self.warning)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -281,9 +361,9 @@ impl AsyncRead for Connection {
                 let before = buf.filled().len();
                 let read = Pin::new(pipe).poll_read(cx, buf);
                 if buf.filled().len() > before
-                    && let Some(route) = news.take()
+                    && let Some(news) = news.take()
                 {
-                    route.memory.remember();
+                    news.spread();
                 }
                 read
             }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 use tunnel_wire::relay::{RelayError, Side, relay};
 
-use super::dial::{Connection, Dial, was_refused};
+use super::dial::{Connection, Dial, is_without_session, was_refused};
 use super::early::Early;
 use super::{Route, Ways};
 use crate::listener::{Peer, Socket};
@@ -34,8 +34,11 @@ pub(super) async fn serve(socket: Socket, peer: Peer, route: Arc<Route>, ways: A
         }
         Err(failure) => failure.to_string(),
     };
-    if let Err(Failure::NotReached(error)) = &outcome {
-        route.tell(&ways.say, &error.to_string());
+    match &outcome {
+        Err(Failure::NotReached(why)) => route.tell(&ways.say, why),
+        Ok(()) | Err(Failure::Upstream(_)) => route.works(),
+        // A program that gave up tells nothing of the upstream, and whether there is a session its own lines tell.
+        Err(Failure::Local(_) | Failure::NoSession(_)) => {}
     }
     info!(
         %peer, target = route.label, upstream = counts.upstream,
@@ -57,7 +60,9 @@ struct Counts {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("not reached: {0}")]
-    NotReached(io::Error),
+    NotReached(String),
+    #[error("not reached: {0}")]
+    NoSession(io::Error),
     #[error("reset by the program: {0}")]
     Local(io::Error),
     #[error("the upstream's end failed: {0}")]
@@ -74,7 +79,14 @@ async fn connect_and_relay(
     loop {
         let mut connection: Connection = match dial.open().await {
             Ok(connection) => connection,
-            Err(error) => return Err(Failure::NotReached(error)),
+            Err(error) if is_without_session(&error) => return Err(Failure::NoSession(error)),
+            Err(error) => {
+                let why = dial.why(&error);
+                if dial.may_try_again(&error).await {
+                    continue;
+                }
+                return Err(Failure::NotReached(why));
+            }
         };
         let end = relay(local, &mut connection).await;
         counts.upstream = connection.upstream();
@@ -98,12 +110,12 @@ async fn connect_and_relay(
         };
         drop(connection);
         (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
-        let connected = end.b_to_a > 0 || !was_refused(&error);
-        if connected {
+        if end.b_to_a > 0 || !was_refused(&error) {
             return Err(Failure::Upstream(error));
         }
+        let why = dial.why(&error);
         if !local.rewind() || !dial.may_try_again(&error).await {
-            return Err(Failure::NotReached(error));
+            return Err(Failure::NotReached(why));
         }
     }
 }

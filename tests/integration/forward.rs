@@ -1,17 +1,26 @@
 //! `forward`: every kind of target, the other way into a pod, files of targets, what is refused before anything is
 //! made, and agents that come and go.
 
+use std::net::Ipv4Addr;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
+use kubectl_tunnel::cluster::client::Access;
+use kubectl_tunnel::cluster::env::Env;
+use kubectl_tunnel::cluster::kubeconfig::Overrides;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::time::{sleep, timeout};
-use tunnel_playground::{HTTP_PORT, Resource, TCP_PORT};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tunnel_playground::{HTTP_PORT, Options, Resource, Rights, TCP_PORT, User};
 
-use crate::support::{DEADLINE, Plugin, Stage, exchange};
+use crate::support::{DEADLINE, POLL, Plugin, Stage, exchange};
 
 const GET: &str = "GET /a?b HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
 
@@ -180,6 +189,166 @@ async fn a_program_on_the_pods_loopback_is_reached_by_port_forward_and_that_is_s
         ] {
             assert!(warning.contains(part), "{part}: {warning}");
         }
+    }
+    plugin.stop().await;
+}
+
+async fn client(stage: &Stage) -> kube::Client {
+    let overrides = Overrides {
+        kubeconfig: Some(stage.playground.kubeconfig_path().to_owned()),
+        ..Overrides::default()
+    };
+    let access = Access::new(overrides, Env::from_vars([] as [(&str, &str); 0]), "forward");
+    access.connect().await.unwrap().client()
+}
+
+/// Makes a pod like the sample's and waits until it is ready; returns its address.
+async fn create_pod(stage: &Stage, name: &str, app: &str, image: &str) -> Ipv4Addr {
+    let pods: Api<Pod> = Api::namespaced(client(stage).await, "dev");
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c", "image": image, "ports": [{"name": "http", "containerPort": HTTP_PORT}]}],
+        },
+    });
+    let pod = serde_json::from_value(pod).unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    let ready = async {
+        loop {
+            let status = pods.get(name).await.unwrap().status.unwrap_or_default();
+            let mut conditions = status.conditions.iter().flatten();
+            if conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+                return status.pod_ip.unwrap().parse().unwrap();
+            }
+            sleep(POLL).await;
+        }
+    };
+    timeout(DEADLINE, ready).await.expect("the pod is not ready")
+}
+
+#[tokio::test]
+async fn however_many_pods_refuse_the_port_forward_is_tried() {
+    let stage = Stage::start().await;
+    for index in 0..5 {
+        create_pod(&stage, &format!("inner-{index}"), "inner", "playground/inner").await;
+    }
+    let (plugin, listeners) = forward(&stage, &["deploy/inner", ":http"]).await;
+    let answer = exchange(&listeners[0].address, GET).await;
+    assert!(answer.contains("hello from inner\n"), "{answer}");
+    plugin.until_said("port-forward").await;
+    plugin.stop().await;
+}
+
+/// As behind a policy or a mesh that keeps others out.
+#[tokio::test]
+async fn a_pod_that_does_not_answer_the_agent_is_reached_by_port_forward() {
+    let stage = Stage::start().await;
+    let address = create_pod(&stage, "shut", "shut", "local").await;
+    // A port whose queue of callers is full: nothing answers, nothing refuses.
+    let shut = TcpSocket::new_v4().unwrap();
+    shut.bind((address, HTTP_PORT).into()).unwrap();
+    let _shut = shut.listen(1).unwrap();
+    let mut callers = Vec::new();
+    let soon = Duration::from_millis(100);
+    while let Ok(connected) = timeout(soon, TcpStream::connect((address, HTTP_PORT))).await {
+        callers.push(connected.unwrap());
+    }
+    let [net, _, block, host] = address.octets();
+    let inside = TcpListener::bind((Ipv4Addr::new(net, 9, block, host), HTTP_PORT)).await;
+    let mut programs = JoinSet::new();
+    programs.spawn(tunnel_playground::serve_web(inside.unwrap(), "inside".to_owned()));
+    let (plugin, listeners) = forward(&stage, &["pod/shut", ":http"]).await;
+    for _ in 0..2 {
+        let answer = exchange(&listeners[0].address, GET).await;
+        assert!(answer.contains("hello from inside\n"), "{answer}");
+    }
+    plugin.until_said("no answer within").await;
+    assert_eq!(plugin.said().matches("warning: ").count(), 1, "{}", plugin.said());
+    plugin.stop().await;
+}
+
+/// Between the choice of a pod and the connection to it the pod may have gone.
+#[tokio::test]
+async fn a_pod_that_has_just_gone_is_not_the_end_of_a_port_forward() {
+    let stage = Stage::start().await;
+    let (plugin, listeners) = forward(&stage, &["svc/web", ":http-own", "--via=pod"]).await;
+    let get = http::Method::GET;
+    for status in [
+        http::StatusCode::NOT_FOUND,
+        http::StatusCode::INTERNAL_SERVER_ERROR,
+    ] {
+        let faults = stage.playground.faults();
+        faults.fail_next_where(1, status, Some(&get), "/portforward");
+        let answer = exchange(&listeners[0].address, GET).await;
+        assert!(answer.contains("hello from web\n"), "{status}: {answer}");
+    }
+    plugin.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_of_several_connections_that_reach_nobody_is_told() {
+    let stage = Stage::start().await;
+    let (plugin, listeners) = forward(&stage, &["svc/refusing", ":http", "deploy/web", ":81"]).await;
+    for listener in &listeners {
+        for _ in 0..3 {
+            expect_reset(&listener.address).await;
+        }
+        plugin
+            .until_said(&format!("warning: {}: ", listener.target))
+            .await;
+    }
+    let said = plugin.said();
+    assert_eq!(said.matches("warning: ").count(), listeners.len(), "{said}");
+    assert!(said.contains(":81: connection refused"), "{said}");
+    assert!(
+        !said.contains("port-forward into"),
+        "it does not get there either: {said}"
+    );
+    plugin.stop().await;
+}
+
+/// The developer without the rights to these resources.
+fn without(resources: &[&str]) -> Options {
+    let mut rights = Rights::edit(&["dev"]);
+    if let Rights::In { rules, .. } = &mut rights {
+        for rule in rules {
+            rule.resources
+                .retain(|resource| !resources.contains(&resource.as_str()));
+        }
+    }
+    Options {
+        users: vec![User::new("developer", rights)],
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn rights_that_are_needed_later_are_missed_at_once() {
+    for (resource, target, flag) in [
+        ("jobs", "ip/127.0.0.1", "--on-demand"),
+        ("pods/portforward", "deploy/web", "--via=pod"),
+    ] {
+        let stage = Stage::start_with(without(&[resource])).await;
+        let plugin = stage.plugin("forward", &["forward", target, ":28080", flag]);
+        let (status, stdout, said) = plugin.ended().await;
+        assert_eq!((status.code(), stdout.as_str()), (Some(4), ""), "{said}");
+        for words in ["missing rights in namespace dev", resource, "kubectl auth can-i"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert_eq!(stage.jobs_created(), 0);
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_the_other_way_both_reasons_are_told() {
+    let stage = Stage::start_with(without(&["pods/portforward"])).await;
+    let (plugin, listeners) = forward(&stage, &["deploy/inner", ":http"]).await;
+    expect_reset(&listeners[0].address).await;
+    plugin.until_said("warning: deploy/inner:http/tcp: ").await;
+    let said = plugin.said();
+    for words in ["connection refused", "pods/portforward"] {
+        assert!(said.contains(words), "{words}: {said}");
     }
     plugin.stop().await;
 }
@@ -455,6 +624,52 @@ async fn an_agent_on_demand_goes_with_the_command_also_while_it_starts_and_is_in
         assert!(end.is_err(), "in use: {in_use}: {end:?}");
         stage.until_nothing_is_left().await;
     }
+}
+
+/// The agent is about to go, is being removed, has just gone: whoever comes then is served all the same.
+#[tokio::test]
+async fn a_connection_at_the_moment_of_the_removal_is_served() {
+    let stage = Stage::start().await;
+    let arguments = ["svc/web", ":28080", "--on-demand", "--idle-timeout=1s"];
+    let (plugin, listeners) = forward(&stage, &arguments).await;
+    for millis in [900, 980, 1020, 1060, 1100, 1150, 1250] {
+        let answer = exchange(&listeners[0].address, GET).await;
+        assert!(answer.contains("hello from web\n"), "{millis} ms: {answer}");
+        sleep(Duration::from_millis(millis)).await;
+    }
+    let removed = plugin.said().matches("the agent is removed").count();
+    assert!(
+        removed > 0 && !plugin.said().contains("warning"),
+        "{}",
+        plugin.said()
+    );
+    plugin.stop().await;
+    stage.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn the_loss_of_an_agent_on_demand_is_said_and_the_next_connection_starts_another() {
+    let stage = Stage::start().await;
+    let arguments = ["svc/web", ":28080", "svc/echo", ":tcp", "--on-demand"];
+    let (plugin, listeners) = forward(&stage, &arguments).await;
+    let mut open = TcpStream::connect(&listeners[1].address).await.unwrap();
+    open.write_all(b"a").await.unwrap();
+    timeout(DEADLINE, open.read_u8()).await.unwrap().unwrap();
+    let objects = stage.playground.tunnel_objects().into_iter();
+    let job = objects
+        .into_iter()
+        .find(|key| key.resource == Resource::Job)
+        .unwrap();
+    let jobs: Api<Job> = Api::namespaced(client(&stage).await, "dev");
+    jobs.delete(&job.name, &DeleteParams::background()).await.unwrap();
+    let end = timeout(DEADLINE, open.read_u8()).await.expect("no end");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    plugin.until_said("the next connection tries again").await;
+    let answer = exchange(&listeners[0].address, GET).await;
+    assert!(answer.contains("hello from web\n"), "{answer}");
+    assert_eq!(stage.jobs_created(), 2);
+    plugin.stop().await;
+    stage.until_nothing_is_left().await;
 }
 
 #[tokio::test]

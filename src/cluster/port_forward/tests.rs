@@ -19,11 +19,7 @@ async fn pair() -> (PortForward, WebSocketStream<DuplexStream>) {
     for channel in [DATA, COMPLAINT] {
         send(&mut node, &[channel, 81, 0]).await;
     }
-    let complaint = |message| PortForwardError {
-        pod: "web-0".to_owned(),
-        port: 81,
-        message,
-    };
+    let complaint = |words: &Bytes| complaint("web-0".to_owned(), 81, words);
     let (incoming, outgoing, tasks) = messages::start(near, DATA, |source, tx| read(source, tx, complaint));
     let pipe = PortForward {
         incoming,
@@ -146,31 +142,31 @@ fn a_refusal_names_the_verb_that_is_missing() {
     }
 }
 
+/// Only then may another pod have the bytes.
 #[test]
 fn only_a_connection_that_never_was_may_be_tried_again() {
-    for (words, unconnected) in [
+    for (words, connected) in [
         (
-            "error forwarding port 7070 to pod a1b2, uid : failed to execute portforward in network namespace \"/run/ns\": \
-             failed to connect to localhost:7070 inside namespace \"a1b2\", IPv4: dial tcp4 127.0.0.1:7070: connect: \
-             connection refused",
-            true,
+            "failed to execute portforward in network namespace \"/x\": failed to connect to localhost:81 inside \
+             namespace \"y\", IPv4: dial tcp4 127.0.0.1:81: connect: connection refused",
+            false,
         ),
         (
             "failed to connect to localhost:7070 inside namespace a1b2: i/o timeout",
-            true,
-        ),
-        (
-            "read tcp4 127.0.0.1:1->127.0.0.1:7070: read: connection reset by peer",
             false,
         ),
-        ("write: broken pipe", false),
-        ("something else", false),
+        ("failed to find sandbox \"x\" in store: not found", false),
+        ("sandbox container \"x\" is not running", false),
+        ("network namespace for sandbox \"x\" is closed", false),
+        ("No such container: x", false),
+        ("write tcp4 127.0.0.1:1->127.0.0.1:81: write: broken pipe", true),
+        (
+            "read tcp4 127.0.0.1:1->127.0.0.1:81: read: connection reset by peer",
+            true,
+        ),
+        ("something else", true),
     ] {
-        let error = PortForwardError {
-            pod: "web".to_owned(),
-            port: 7070,
-            message: cause(&Bytes::from(words)),
-        };
-        assert_eq!(error.is_unconnected(), unconnected, "{words}");
+        let error = complaint("web-0".to_owned(), 81, &Bytes::from(words));
+        assert_eq!(error.connected, connected, "{words}");
     }
 }

@@ -1,6 +1,7 @@
 //! The local ports of a command: the proxy's and those of `forward`. Bound before anything is made in the cluster,
 //! served once there is a session, or at once if that starts on demand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use super::super::Context;
 use super::super::forward::ForwardPlan;
 use super::Plan;
 use crate::cluster::client::ApiServer;
-use crate::cluster::upstream::{self, Upstream, Wanted, Watches};
+use crate::cluster::rights;
+use crate::cluster::upstream::{self, Upstream, Via, Wanted, Watches};
 use crate::error::Error;
 use crate::forward::bind::{self, BoundPort};
 use crate::forward::{self, Route, SessionConnector, Ways};
@@ -75,8 +77,12 @@ impl Doors {
         let resolved = upstream::resolve(server, &wanted).await?;
         let mut requests = Vec::with_capacity(wanted.len());
         let mut groups = Vec::new();
+        let mut by_port_forward = BTreeSet::new();
         for (target, found) in plan.targets.iter().zip(resolved.targets) {
             if let Upstream::Pods { group, .. } = &found.upstream {
+                if target.wanted.via == Via::Pod {
+                    by_port_forward.insert(group.namespace().to_owned());
+                }
                 groups.push(group.clone());
             }
             let route = Route::new(
@@ -92,6 +98,11 @@ impl Doors {
                 same: Some(found.number),
                 hosts: target.hosts.clone(),
             });
+        }
+        for namespace in by_port_forward {
+            rights::check_port_forward(server, &namespace)
+                .await
+                .map_err(|error| Error::Start(error.into()))?;
         }
         let (ports, gave_way) = bind::bind_all(requests, plan.same_port)
             .await

@@ -37,7 +37,7 @@ fn every_kind_of_target_is_reached() {
         }
         let words = targets
             .iter()
-            .flat_map(|(target, ports)| [&[target.clone()], &ports[..]].concat());
+            .flat_map(|(target, ports)| [std::slice::from_ref(target), &ports[..]].concat());
         let words: Vec<String> = words.collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let (plugin, ready) = namespace.forward(&[&words[..], &["-v=1"]].concat()).ready().await;

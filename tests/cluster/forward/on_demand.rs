@@ -60,7 +60,9 @@ fn an_agent_comes_with_the_first_connection_and_goes_when_idle() {
                     .map(drop)
             })
             .await;
-            assert!(closed.elapsed() > IDLE - Duration::from_millis(200), "too early");
+            // The last byte may be older than the end of the connection by a moment.
+            let early = Duration::from_millis(200);
+            assert!(closed.elapsed() + early > IDLE, "too early");
             notice(&format!(
                 "round {round}: removed {:?} after the last connection",
                 closed.elapsed()

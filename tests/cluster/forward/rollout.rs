@@ -12,6 +12,7 @@ use super::{expect_http, get};
 use crate::harness::namespace::Namespace;
 use crate::harness::{notice, run, within};
 
+const TARGETS: [&str; 3] = ["deploy/api", "svc/api", "deploy/api via pod"];
 /// Between two connections.
 const EVERY: Duration = Duration::from_millis(20);
 /// No connection after this may fail; those before it may have met a pod at the wrong moment.
@@ -33,7 +34,11 @@ fn a_rollout_fails_no_new_connection() {
         });
         namespace.create_object("services", service).await;
         namespace.wait_pods_ready("api").await;
-        let targets = ["deploy/api", ":http", "svc/api", ":80", "-v=1"];
+        let by_port_forward = "- {target: deploy/api, ports: ':http', via: pod}\n";
+        let file = namespace.folder().join("targets.yaml");
+        std::fs::write(&file, by_port_forward).expect("write the targets");
+        let file = file.display().to_string();
+        let targets = ["deploy/api", ":http", "svc/api", ":80", "-f", &file, "-v=1"];
         let (plugin, ready) = namespace.forward(&targets).ready().await;
         for address in ready.forwarded() {
             expect_http(address, "before the rollout").await;
@@ -54,7 +59,7 @@ fn a_rollout_fails_no_new_connection() {
             began.elapsed()
         };
         let (calls, took) = tokio::join!(callers, rollout);
-        for (target, calls) in ["deploy/api", "svc/api"].into_iter().zip(calls) {
+        for (target, calls) in TARGETS.into_iter().zip(calls) {
             notice(&format!(
                 "{target}: {} connections in {took:?}, {} failed: {:?}; slowest {:?}",
                 calls.count,
