@@ -125,7 +125,7 @@ fn targets(arguments: &ForwardArgs, files: &[File]) -> Result<Vec<Forwarded>, Er
         let hosts = if address.is_empty() {
             arguments.address.clone()
         } else {
-            address.into_iter().map(LocalHost::Ip).collect()
+            address
         };
         let via = via.unwrap_or(arguments.via);
         ports

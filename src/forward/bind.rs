@@ -3,6 +3,7 @@
 //! A port that the user named must be had. One that follows the remote number may give way to a free one, if
 //! `--same-port` says so.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -30,6 +31,15 @@ pub enum LocalHost {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected an IP address of this machine, or localhost")]
 pub struct LocalHostError;
+
+impl fmt::Display for LocalHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Localhost => f.write_str("localhost"),
+            Self::Ip(ip) => ip.fmt(f),
+        }
+    }
+}
 
 impl FromStr for LocalHost {
     type Err = LocalHostError;

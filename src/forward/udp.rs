@@ -16,7 +16,7 @@ use tunnel_wire::flow::{Notice, Reason, relay};
 
 use super::dial::{Connection, Dial};
 use super::{Route, Ways};
-use crate::cluster::upstream::Upstream;
+use crate::cluster::upstream::{ChosenPod, Upstream};
 
 /// How long a peer whose target was not reached is not listened to.
 const SWALLOW: Duration = Duration::from_secs(1);
@@ -93,32 +93,36 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std:
         Some(ways.udp_idle),
         notice,
     );
-    let lost = async {
-        match (&route.upstream, &pod) {
-            (Upstream::Pods { group, .. }, Some(pod)) => group.lost(pod).await,
-            (Upstream::Pods { .. } | Upstream::Name { .. }, _) => std::future::pending().await,
+    let mut relayed = std::pin::pin!(relayed);
+    let mut pod_lost = false;
+    let end = tokio::select! {
+        end = &mut relayed => end,
+        () = lost(route, pod.as_ref()) => {
+            pod_lost = true;
+            // The next datagram begins another flow, to another pod.
+            flow.queue.close();
+            relayed.await
         }
     };
-    tokio::select! {
-        end = relayed => Ok(Done {
-            upstream,
-            received: end.sent,
-            sent: end.received,
-            dropped: end.dropped,
-            reason: match end.reason {
-                Reason::Idle => "idle".to_owned(),
-                Reason::MadeRoom => "made room for another flow".to_owned(),
-                Reason::Ended => "ended by the agent".to_owned(),
-                Reason::Failed(error) => error.to_string(),
-            },
-        }),
-        // The next datagram goes to another pod.
-        () = lost => Ok(Done {
-            upstream,
-            received: 0,
-            sent: 0,
-            dropped: flow.queue.dropped(),
-            reason: "the pod is gone".to_owned(),
-        }),
+    Ok(Done {
+        upstream,
+        received: end.sent,
+        sent: end.received,
+        dropped: end.dropped,
+        reason: match end.reason {
+            _ if pod_lost => "the pod is gone".to_owned(),
+            Reason::Idle => "idle".to_owned(),
+            Reason::MadeRoom => "made room for another flow".to_owned(),
+            Reason::Ended => "ended by the agent".to_owned(),
+            Reason::Failed(error) => error.to_string(),
+        },
+    })
+}
+
+/// Resolves when the pod that was chosen is none to send to any more.
+async fn lost(route: &Route, pod: Option<&ChosenPod>) {
+    match (&route.upstream, pod) {
+        (Upstream::Pods { group, .. }, Some(pod)) => group.lost(pod).await,
+        (Upstream::Pods { .. } | Upstream::Name { .. }, _) => std::future::pending().await,
     }
 }

@@ -21,7 +21,7 @@ fn a_hundred_connections_at_once_come_to_the_laptop_with_method_and_host() {
         let target = namespace.target("caller").await;
         let local = Local::http("from the laptop").await;
         let port = local.port();
-        let (plugin, ready) = namespace.expose(&[&port.to_string(), "-v", "4"]).ready().await;
+        let (plugin, ready) = namespace.expose(&[&port.to_string(), "-v=4"]).ready().await;
         let service = format!("tunnel-{port}");
         let services = &ready.event["services"];
         assert_eq!(services[0]["name"], service);

@@ -158,6 +158,28 @@ async fn datagrams_go_to_a_pod_and_back() {
     plugin.stop().await;
 }
 
+/// The log of a flow whose pod went said that nothing had been moved.
+#[tokio::test]
+async fn a_flow_ends_with_its_pod_and_its_bytes_are_counted() {
+    let stage = Stage::start().await;
+    let (plugin, listeners) = forward(&stage, &["pod/echo", &format!(":{TCP_PORT}/udp"), "-v=1"]).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(&listeners[0].address).await.unwrap();
+    socket.send(b"hello").await.unwrap();
+    let received = timeout(DEADLINE, socket.recv(&mut [0; 16])).await;
+    assert_eq!(received.expect("no datagram comes back").unwrap(), 5);
+    let pods: Api<Pod> = Api::namespaced(client(&stage).await, "dev");
+    pods.delete("echo", &DeleteParams::default()).await.unwrap();
+    plugin.until_said("the pod is gone").await;
+    let said = plugin.said();
+    let line = said
+        .lines()
+        .find(|line| line.contains("the pod is gone"))
+        .unwrap();
+    assert!(line.contains("received=5 sent=5"), "{line}");
+    plugin.stop().await;
+}
+
 #[tokio::test]
 async fn a_program_on_the_pods_loopback_is_reached_by_port_forward_and_that_is_said_once() {
     let stage = Stage::start().await;

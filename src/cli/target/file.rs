@@ -6,20 +6,20 @@
 //! - target: svc/db
 //!   namespace: other
 //!   ports: [5432, 53/udp]      # a list, or one
-//!   address: [127.0.0.2]       # where to listen
+//!   address: [127.0.0.2]       # where to listen; localhost is both families
 //!   via: pod
 //! ```
 //!
 //! Every mistake is told with its line. What the file means is checked here, what it leads to elsewhere.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::{ForwardPort, ForwardPortError, TargetSpec, Via, WordsError, parse_words};
 use crate::cluster::yaml::YamlError;
+use crate::forward::bind::LocalHost;
 
 /// One target of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct FileTarget {
     /// How to reach it, if the file says so.
     pub via: Option<Via>,
     /// Where to listen, if the file says so.
-    pub address: Vec<IpAddr>,
+    pub address: Vec<LocalHost>,
 }
 
 /// What is wrong in a file, and where.
@@ -168,7 +168,7 @@ fn read_map(entry: &Spanned<Node>, map: &[(Spanned<String>, Spanned<Node>)]) -> 
             "via" => via = Some(read_via(value)?),
             "address" => {
                 for (node, word) in some_words(value)? {
-                    let text = || problem(node, format!("`{word}` is not an IP address"));
+                    let text = || problem(node, format!("`{word}` is neither an IP address nor localhost"));
                     address.push(word.parse().map_err(|_| text())?);
                 }
             }
@@ -416,7 +416,7 @@ mod tests {
             ),
             (
                 "- {target: svc/a, ports: 1, address: lo}\n",
-                "t.yaml:1:38: `lo` is not an IP address",
+                "t.yaml:1:38: `lo` is neither an IP address nor localhost",
             ),
             ("- {target: svc/a, target: svc/b, ports: 1}\n", "t.yaml: "),
             ("- {target: svc/a\n", "t.yaml: "),
