@@ -27,6 +27,7 @@ pub mod bind;
 mod connector;
 mod dial;
 mod early;
+mod linger;
 mod tcp;
 mod udp;
 

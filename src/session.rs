@@ -26,6 +26,7 @@ mod backoff;
 mod care;
 mod clock;
 mod dial;
+pub mod door;
 mod keeper;
 mod lifetime;
 mod path;
@@ -33,8 +34,9 @@ mod search;
 pub mod standing;
 
 pub use self::clock::WallClock;
+pub use self::door::{Door, DoorError};
 pub use self::path::BadPath;
-pub use self::standing::{Door, DoorError, Phase, Standing, StandingTx};
+pub use self::standing::{Phase, Standing, StandingTx};
 
 use self::care::{Alive, Attached, Care};
 use self::dial::{DialError, Name, dial};

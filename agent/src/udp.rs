@@ -79,7 +79,11 @@ async fn caller(serving: Arc<Serving>, listener: u16, mut flow: NewFlow) {
         listener,
         peer: SocketAddr::new(flow.peer.ip().to_canonical(), flow.peer.port()),
     };
-    if let Ok(mut stream) = serving.session.open(&open).await {
+    let opened = tokio::select! {
+        opened = serving.session.open(&open) => opened,
+        () = flow.queue.closed() => return,
+    };
+    if let Ok(mut stream) = opened {
         drop(relay(&mut stream, &mut flow.edge, &flow.queue, None, |_| ()).await);
     }
 }

@@ -63,9 +63,9 @@ pub struct PortForwardError {
 const NOT_CONNECTED: [&str; 6] = [
     REFUSED,
     "failed to connect",
-    "not running",
+    "is not running",
     "not found",
-    "is closed",
+    "network namespace for sandbox",
     "no such",
 ];
 

@@ -172,7 +172,9 @@ impl Told {
                     ));
                 }
             }
-            Phase::Idle { .. } | Phase::Connecting | Phase::Draining | Phase::Closed => {}
+            // What comes next is another session.
+            Phase::Idle { .. } => self.reason = None,
+            Phase::Connecting | Phase::Draining | Phase::Closed => {}
         }
     }
 }

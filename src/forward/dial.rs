@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 use tunnel_wire::{Open, OpenError, Protocol, RefusalCode, Stream};
 
+use super::linger::Lingering;
 use super::{Route, Say, Ways};
 use crate::cluster::api_error::ApiError;
 use crate::cluster::port_forward::{self, PortForward, PortForwardError};
@@ -32,9 +33,9 @@ use crate::session::DoorError;
 /// Pauses before another try: the moment between two pods of a rollout is as long. Together a second, which is what
 /// a program waits until it is told that nobody listens.
 const PAUSES: [Duration; 4] = [
-    Duration::ZERO,
+    Duration::from_millis(50),
     Duration::from_millis(100),
-    Duration::from_millis(300),
+    Duration::from_millis(250),
     Duration::from_millis(600),
 ];
 
@@ -128,7 +129,7 @@ impl<'a> Dial<'a> {
                     .await
                     .map_err(io::Error::other)?;
                 Ok(Connection::Pod {
-                    pipe,
+                    pipe: Lingering::new(pipe),
                     name: pod.name,
                     news: self.news(),
                 })
@@ -302,7 +303,7 @@ fn is_of_the_upstream(code: RefusalCode) -> bool {
 pub(super) enum Connection {
     Agent(Box<Stream>),
     Pod {
-        pipe: PortForward,
+        pipe: Lingering<PortForward>,
         name: String,
         /// The first byte tells that this way works.
         news: Option<News>,
@@ -319,8 +320,9 @@ pub(super) struct News {
 
 impl News {
     fn spread(self) {
-        self.route.memory.remember();
+        // Only from a dial that tried the agent first: else it would be remembered for ever.
         if let Some(warning) = self.warning {
+            self.route.memory.remember();
             self.route.tell_way(&self.say, &warning);
         }
     }

@@ -3,14 +3,16 @@
 //! A flow whose target was not reached stays for a moment and swallows what comes: a program that sends thousands of
 //! datagrams a second to a dead name must not open a stream for each.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tunnel_edge::udp::{Flows, NewFlow};
+use tunnel_wire::Stream;
 use tunnel_wire::datagram::Budget;
 use tunnel_wire::flow::{Notice, Reason, relay};
 
@@ -53,8 +55,10 @@ async fn serve_flow(mut flow: NewFlow, route: Arc<Route>, ways: Arc<Ways>) {
         ),
         Err(error) => {
             info!(%peer, target = route.label, reason = %error, "flow not reached");
-            route.tell(&ways.say, &error.to_string());
-            sleep(SWALLOW).await;
+            if !flow.queue.is_closed() {
+                route.tell(&ways.say, &error.to_string());
+            }
+            drop(timeout(SWALLOW, flow.queue.closed()).await);
         }
     }
 }
@@ -68,17 +72,11 @@ struct Done {
     reason: String,
 }
 
-async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std::io::Result<Done> {
-    let mut dial = Dial::new(route, ways);
-    let (mut stream, pod) = match dial.open().await? {
-        Connection::Agent(stream) => (stream, dial.pod()),
-        // Refused when the targets were looked up: it carries no datagrams.
-        Connection::Pod { .. } => return Err(std::io::ErrorKind::Unsupported.into()),
+async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> io::Result<Done> {
+    let (mut stream, pod) = tokio::select! {
+        opened = open(route, ways) => opened?,
+        () = flow.queue.closed() => return Err(io::Error::other("made room for another flow")),
     };
-    ways.door
-        .opened(&mut stream)
-        .await
-        .map_err(std::io::Error::other)?;
     let upstream = stream
         .upstream()
         .map_or_else(|| "-".to_owned(), |address| address.to_string());
@@ -117,6 +115,18 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> std:
             Reason::Failed(error) => error.to_string(),
         },
     })
+}
+
+/// A stream whose upstream is connected, and the pod that is, if it is one.
+async fn open(route: &Arc<Route>, ways: &Ways) -> io::Result<(Box<Stream>, Option<ChosenPod>)> {
+    let mut dial = Dial::new(route, ways);
+    let (mut stream, pod) = match dial.open().await? {
+        Connection::Agent(stream) => (stream, dial.pod()),
+        // Refused when the targets were looked up: it carries no datagrams.
+        Connection::Pod { .. } => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    ways.door.opened(&mut stream).await.map_err(io::Error::other)?;
+    Ok((stream, pod))
 }
 
 /// Resolves when the pod that was chosen is none to send to any more.

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tunnel_wire::Refusal;
 use tunnel_wire::datagram::{Budget, MAX_DATAGRAM, Queue};
@@ -220,9 +220,7 @@ impl Flows {
                     }
                 }
                 Some(ended) = self.tasks.join_next() => {
-                    if let Ok((peer, queue)) = ended {
-                        self.table.end(peer, &queue);
-                    }
+                    self.ended(ended);
                 }
             }
         }
@@ -230,7 +228,15 @@ impl Flows {
 
     /// Waits until the last flow has ended; none begins any more.
     pub async fn finish(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
+        while let Some(ended) = self.tasks.join_next().await {
+            self.ended(ended);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(SocketAddr, Queue), JoinError>) {
+        if let Ok((peer, queue)) = ended {
+            self.table.end(peer, &queue);
+        }
     }
 
     /// Datagrams of peers for whom there was no room.

@@ -13,12 +13,15 @@
 //! moves datagrams is [`crate::flow`].
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::task::AtomicWaker;
+use tokio::time::Instant;
 
 use crate::error::{DecodeError, MAX_DETAIL, Refusal, RefusalCode, clip};
 
@@ -150,6 +153,9 @@ struct Shared {
     budget: Budget,
     dropped: AtomicU64,
     closed: AtomicBool,
+    began: Instant,
+    /// When something last moved in the flow, either way: milliseconds since it began.
+    moved: AtomicU64,
     waker: AtomicWaker,
 }
 
@@ -169,6 +175,8 @@ impl Queue {
             budget,
             dropped: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }))
     }
@@ -216,6 +224,34 @@ impl Queue {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when it is closed: for a flow whose relay has not begun, which sees to it itself.
+    pub async fn closed(&self) {
+        poll_fn(|cx| {
+            self.0.waker.register(cx.waker());
+            if self.is_closed() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Something moves in the flow, either way.
+    pub fn touch(&self, now: Instant) {
+        let passed = now.saturating_duration_since(self.0.began).as_millis();
+        self.0
+            .moved
+            .fetch_max(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// For how long nothing has moved.
+    #[must_use]
+    pub fn silence(&self, now: Instant) -> Duration {
+        let moved = Duration::from_millis(self.0.moved.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.0.began).saturating_sub(moved)
     }
 
     /// Whether both are one queue.

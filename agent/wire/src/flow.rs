@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::datagram::{self, Budget, Queue, Record};
 use crate::error::Refusal;
@@ -28,6 +28,9 @@ const ROOM: usize = datagram::MAX_DATAGRAM + 1;
 /// Encoded bytes that are handed to the stream at once, at the least if so many wait.
 const BATCH: usize = 16 * 1024;
 
+/// How long the end of a flow may take to be said.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Datagrams moved one way before other tasks get their turn.
 const TURN: usize = 64;
 
@@ -35,7 +38,7 @@ const TURN: usize = 64;
 /// connections.
 pub const MAX_FLOWS: usize = MAX_STREAMS / 2;
 
-/// How long a peer must have been silent before its flow makes room for another one.
+/// How long nothing must have moved in a flow before it makes room for another one.
 pub const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The socket's side of a flow.
@@ -119,8 +122,9 @@ where
     let timer = idle.map(|idle| (idle, Box::pin(sleep_until(Instant::now() + idle))));
     let reason = run(&mut flow, timer, &mut on_notice).await;
     if matches!(reason, Reason::Idle | Reason::MadeRoom | Reason::Ended) {
-        // An end that cannot be said needs no saying.
-        drop(poll_fn(|cx| Pin::new(&mut *flow.stream).poll_shutdown(cx)).await);
+        // An end that cannot be said, or not in time, is told by the stream's own.
+        let end = poll_fn(|cx| Pin::new(&mut *flow.stream).poll_shutdown(cx));
+        drop(timeout(END_TIMEOUT, end).await);
     }
     FlowEnd {
         sent: flow.sent,
@@ -156,6 +160,7 @@ where
             if !flow.moved {
                 break;
             }
+            flow.queue.touch(Instant::now());
             if let Some((idle, sleep)) = &mut timer {
                 sleep.as_mut().reset(Instant::now() + *idle);
             }
@@ -295,7 +300,10 @@ where
         if self.noticed.as_ref() == Some(&refusal) {
             return;
         }
-        datagram::encode_notice(&refusal, &mut self.out);
+        // The other end may miss it while its stream takes nothing: what waits here is bounded.
+        if self.out.len() < BATCH {
+            datagram::encode_notice(&refusal, &mut self.out);
+        }
         on_notice(Notice::Here(refusal.clone()));
         self.noticed = Some(refusal);
     }
@@ -313,20 +321,13 @@ fn with_room<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
 /// The flows of one unconnected socket, by peer.
 ///
 /// A program may call from a new port each time (resolvers do), so flows that are only waiting to become idle must not
-/// keep new ones out: the one of this socket that was silent for longest makes room, if that was [`LEAST_SILENCE`].
+/// keep new ones out: the one of this socket in which nothing moved for longest makes room, if that was [`LEAST_SILENCE`].
 #[derive(Debug)]
 pub struct Table {
-    flows: HashMap<SocketAddr, Entry>,
+    flows: HashMap<SocketAddr, Queue>,
     places: Budget,
     budget: Budget,
     refused: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    queue: Queue,
-    /// When its peer last sent something.
-    heard: Instant,
 }
 
 impl Table {
@@ -344,9 +345,9 @@ impl Table {
     /// Puts a datagram into its flow. The queue of a new flow comes back: somebody has to serve it, and to call
     /// [`Table::end`] afterwards.
     pub fn deliver(&mut self, peer: SocketAddr, datagram: &[u8], now: Instant) -> Option<Queue> {
-        if let Some(flow) = self.flows.get_mut(&peer) {
-            flow.heard = now;
-            flow.queue.push(datagram);
+        if let Some(queue) = self.flows.get(&peer) {
+            queue.touch(now);
+            queue.push(datagram);
             return None;
         }
         if !self.places.take(1) && !self.make_room(now) {
@@ -354,12 +355,9 @@ impl Table {
             return None;
         }
         let queue = Queue::new(self.budget.clone());
+        queue.touch(now);
         queue.push(datagram);
-        let flow = Entry {
-            queue: queue.clone(),
-            heard: now,
-        };
-        self.flows.insert(peer, flow);
+        self.flows.insert(peer, queue.clone());
         Some(queue)
     }
 
@@ -368,24 +366,20 @@ impl Table {
         let silent = self
             .flows
             .iter()
-            .filter(|(_, flow)| now.saturating_duration_since(flow.heard) >= LEAST_SILENCE)
-            .min_by_key(|(_, flow)| flow.heard)
-            .map(|(peer, _)| *peer);
-        let Some(flow) = silent.and_then(|peer| self.flows.remove(&peer)) else {
+            .map(|(peer, queue)| (*peer, queue.silence(now)))
+            .filter(|(_, silence)| *silence >= LEAST_SILENCE)
+            .max_by_key(|(_, silence)| *silence);
+        let Some(queue) = silent.and_then(|(peer, _)| self.flows.remove(&peer)) else {
             return false;
         };
-        flow.queue.close();
+        queue.close();
         true
     }
 
     /// The flow of this queue is over: the next datagram of its peer begins another one.
     pub fn end(&mut self, peer: SocketAddr, queue: &Queue) {
         // One that made room has no place any more, and its peer may have another flow.
-        if self
-            .flows
-            .get(&peer)
-            .is_some_and(|flow| flow.queue.is_same(queue))
-        {
+        if self.flows.get(&peer).is_some_and(|flow| flow.is_same(queue)) {
             self.flows.remove(&peer);
             self.places.give_back(1);
         }

@@ -41,6 +41,7 @@ pub(super) async fn run(stage: &Stage<'_>, doors: Doors, idle_timeout: Duration)
             () = stage.standing_tx.wanted() => {}
         }
         stage.standing_tx.set_phase(Phase::Connecting);
+        stage.standing_tx.granted();
         let tunnel = Tunnel::new(stage);
         let ended = tunnel.live_while_used(&mut serving).await;
         stage.context.printer.steps_done();
@@ -122,13 +123,12 @@ pub(super) async fn unused(session: &Session, idle_timeout: Option<Duration>) {
 /// Shuts the door: new streams wait for the next session. `false` when somebody came in before that, and the session
 /// goes on.
 pub(super) async fn retire(standing_tx: &StandingTx, session: Session) -> bool {
-    standing_tx.rest(None);
+    let before = standing_tx.rest(None);
     sleep(SETTLE).await;
     if session.streams() == 0 {
         return true;
     }
-    standing_tx.set_session(session);
-    standing_tx.complete(Duration::ZERO);
+    standing_tx.wake(session, before);
     standing_tx.granted();
     false
 }
