@@ -1,4 +1,4 @@
-//! Every way a command can fail, and the only place that decides exit codes and hints.
+//! Every way a command can fail, and the only place that decides exit codes; what to type next is in [`hints`].
 //!
 //! The layers below keep their own small errors; they meet here. The printer shows [`Report`]s and
 //! nothing else. Codes are part of the command line: they do not change.
@@ -6,10 +6,9 @@
 use std::error::Error as StdError;
 
 use crate::cli::agent_flags::AgentFlagsError;
-use crate::cluster::agents::AgentBinaryError;
 use crate::cluster::api_error::ApiError;
 use crate::cluster::client::AccessError;
-use crate::cluster::failure::{Failure, FailureKind};
+use crate::cluster::failure::FailureKind;
 use crate::cluster::kubeconfig::KubeconfigError;
 use crate::cluster::rights::RightsError;
 use crate::cluster::service::ServiceError;
@@ -18,9 +17,9 @@ use crate::cluster::sweep::SweepError;
 use crate::cluster::upstream::UpstreamError;
 use crate::listener::{BindError, CredentialsError};
 use tunnel_wire::OpenError;
-use tunnel_wire::hello::HelloError;
 
 mod attach;
+mod hints;
 
 pub use self::attach::AttachError;
 
@@ -225,17 +224,17 @@ impl Error {
     fn hint(&self, namespace: &str) -> Option<String> {
         match self {
             Self::AgentFlags(AgentFlagsError::Binary(error)) | Self::Start(StartError::Binary(error)) => {
-                Some(binary_hint(error))
+                Some(hints::binary(error))
             }
             Self::Bind(error) => error.hint(),
-            Self::Forward(error) => forward_hint(error),
-            Self::Access(AccessError::Kubeconfig(error)) => kubeconfig_hint(error),
+            Self::Forward(error) => hints::forward(error),
+            Self::Access(AccessError::Kubeconfig(error)) => hints::kubeconfig(error),
             Self::Api(error)
             | Self::Start(StartError::Api(error) | StartError::Rights(RightsError::Api(error)))
             | Self::Attach {
                 source: AttachError::Api(error),
                 ..
-            } => api_hint(error, namespace),
+            } => hints::api(error, namespace),
             Self::Start(StartError::Rights(RightsError::Missing { namespace, missing })) => {
                 let first = missing.first().map(|right| right.can_i(namespace))?;
                 Some(format!(
@@ -245,13 +244,13 @@ impl Error {
             Self::Start(StartError::NoNamespace(_)) => {
                 Some("name another one with `-n`; `kubectl get namespaces` lists them".to_owned())
             }
-            Self::Start(StartError::Failed(failure)) => failure_hint(failure, namespace),
-            Self::Start(StartError::Service(error)) => service_hint(error),
+            Self::Start(StartError::Failed(failure)) => hints::failure(failure, namespace),
+            Self::Start(StartError::Service(error)) => hints::service(error),
             Self::Attach {
                 source: AttachError::Hello { error, .. },
                 ..
-            } => hello_hint(error),
-            Self::Upstream(error) => upstream_hint(error, namespace),
+            } => hints::hello(error),
+            Self::Upstream(error) => hints::upstream(error, namespace),
             Self::Lost { .. } | Self::TakenOver => Some("run the same command again".to_owned()),
             Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => {
                 Some("clean up one namespace at a time with `-n`".to_owned())
@@ -322,137 +321,6 @@ fn service_status(error: &ServiceError) -> ExitStatus {
         ServiceError::Foreign { .. } | ServiceError::Taken { .. } | ServiceError::Stuck { .. } => {
             ExitStatus::Failed
         }
-    }
-}
-
-fn binary_hint(_: &AgentBinaryError) -> String {
-    "build it in with `make build`, or name one with `--agent-binary PATH` or `--agent-image IMAGE`"
-        .to_owned()
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "most errors need no hint")]
-fn kubeconfig_hint(error: &KubeconfigError) -> Option<String> {
-    match error {
-        KubeconfigError::ContextNotFound { known, .. } | KubeconfigError::NoCurrentContext { known } => {
-            (!known.is_empty()).then(|| format!("contexts there are: {}", known.join(", ")))
-        }
-        KubeconfigError::Read { .. } => Some(
-            "name another file with `--kubeconfig`, or leave it out for KUBECONFIG or ~/.kube/config"
-                .to_owned(),
-        ),
-        KubeconfigError::NoConfiguration { .. } => {
-            Some("name a kubeconfig with `--kubeconfig` or the variable KUBECONFIG".to_owned())
-        }
-        _ => None,
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "most errors need no hint")]
-fn api_hint(error: &ApiError, namespace: &str) -> Option<String> {
-    match error {
-        ApiError::Forbidden { call, .. } => {
-            let namespace = call.namespace.as_deref().unwrap_or(namespace);
-            let resource = call.resource.replacen('/', " --subresource=", 1);
-            Some(format!(
-                "check with `kubectl auth can-i {} {resource} -n {namespace}`",
-                call.verb
-            ))
-        }
-        ApiError::Unreachable { .. } | ApiError::Deadline { .. } => {
-            Some("see whether kubectl reaches it: `kubectl version`".to_owned())
-        }
-        ApiError::Unauthenticated { .. } => Some("see who you are: `kubectl auth whoami`".to_owned()),
-        ApiError::Upgrade { .. } => Some(
-            "something between here and the API server does not pass WebSockets on; try without the proxy"
-                .to_owned(),
-        ),
-        _ => None,
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "most failures need no hint")]
-fn failure_hint(failure: &Failure, namespace: &str) -> Option<String> {
-    Some(match &failure.kind {
-        FailureKind::Quota => format!("see what is used: `kubectl describe quota -n {namespace}`"),
-        FailureKind::QuotaDemands(_) => {
-            "give what the quota demands, such as `--limits cpu=500m,memory=128Mi`".to_owned()
-        }
-        FailureKind::LimitRange => {
-            format!(
-                "stay within it with `--requests` and `--limits`; `kubectl describe limits -n {namespace}`"
-            )
-        }
-        FailureKind::ImagePull => "name an image the cluster can pull with `--base-image IMAGE`".to_owned(),
-        FailureKind::NoMatchingNode => {
-            "see whether `--arch` and the node selectors of `--patch` fit a node of this cluster".to_owned()
-        }
-        FailureKind::Unschedulable => format!(
-            "see why: `kubectl get events -n {namespace}`; tolerations and selectors go in with `--patch`"
-        ),
-        FailureKind::CannotRun => {
-            "binaries from a ConfigMap may be forbidden here; try `--agent-image`".to_owned()
-        }
-        FailureKind::OutOfMemory => "give it more with `--limits memory=512Mi`".to_owned(),
-        FailureKind::TimedOut { .. } => "allow it more time with `--pod-running-timeout`".to_owned(),
-        _ => return None,
-    })
-}
-
-fn forward_hint(error: &BindError) -> Option<String> {
-    match error {
-        BindError::InUse { .. } => Some(
-            "take another local port, such as `18080:80`, or any free one with `:80` or `--same-port=try`"
-                .to_owned(),
-        ),
-        BindError::Forbidden { address } => Some(format!(
-            "ports below 1024 need rights on this machine; take another one, such as `{}:{}`, or any free one with \
-             `--same-port=try`",
-            8000 + u32::from(address.port()),
-            address.port()
-        )),
-        BindError::NotOurs { .. } => {
-            Some("listen on an address of this machine: `--address 127.0.0.1`".to_owned())
-        }
-        BindError::Other { .. }
-        | BindError::SocketInUse { .. }
-        | BindError::NotASocket { .. }
-        | BindError::Socket { .. } => None,
-    }
-}
-
-fn upstream_hint(error: &UpstreamError, namespace: &str) -> Option<String> {
-    match error {
-        UpstreamError::NotFound { kind, namespace, .. } => Some(format!(
-            "see which there are: `kubectl get {kind} -n {namespace}`"
-        )),
-        UpstreamError::Api { source, .. } => api_hint(source, namespace),
-        // Their texts end with what to type.
-        UpstreamError::NoPort { .. } | UpstreamError::Unfit { .. } => None,
-    }
-}
-
-fn service_hint(error: &ServiceError) -> Option<String> {
-    match error {
-        ServiceError::Foreign { .. } => Some(
-            "an existing service is never changed; name another one: `kubectl tunnel expose NAME PORT`"
-                .to_owned(),
-        ),
-        ServiceError::Taken { name, session, .. } => Some(format!(
-            "name your own: `kubectl tunnel expose {name}-{session} PORT`"
-        )),
-        ServiceError::Stuck { .. } => Some("try again in a moment".to_owned()),
-        ServiceError::Api(_) => None,
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "most errors need no hint")]
-fn hello_hint(error: &HelloError) -> Option<String> {
-    match error {
-        HelloError::Version { .. } | HelloError::Refused(tunnel_wire::hello::Verdict::Version) => Some(
-            "plugin and agent must be of one release: leave `--agent-image` and `--agent-binary` out"
-                .to_owned(),
-        ),
-        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Signals as tokens: the first asks for an orderly end, the second for an end at once.
 //!
-//! It ends nothing itself. SIGINT, SIGTERM and SIGHUP mean the same; on Windows it is Ctrl-C alone.
+//! It ends nothing itself. SIGINT, SIGTERM and SIGHUP mean the same (SIGHUP nothing under nohup); on Windows it is
+//! Ctrl-C alone.
 
 use tokio_util::sync::CancellationToken;
 
@@ -43,14 +44,25 @@ impl Shutdown {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        // Under nohup it stays ignored.
+        let mut hangup = if is_ignored(SIGHUP) {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
+        };
         let counted = self.clone();
         Ok(async move {
             loop {
+                let hung_up = async {
+                    match &mut hangup {
+                        Some(hangup) => hangup.recv().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
+                    _ = hung_up => {}
                 }
                 counted.signal();
             }
@@ -75,9 +87,38 @@ impl Shutdown {
     }
 }
 
+/// Its number on every Unix.
+#[cfg(unix)]
+const SIGHUP: u32 = 1;
+
+/// Whether the process was started with a signal ignored, as far as the system tells (Linux does, in proc(5)).
+#[cfg(unix)]
+fn is_ignored(signal: u32) -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
+}
+
+#[cfg(unix)]
+fn ignores(status: &str, signal: u32) -> bool {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn an_ignored_signal_is_seen() {
+        let status =
+            |mask: &str| format!("Name:\tx\nSigBlk:\t{mask}\nSigIgn:\t{mask}\nSigCgt:\t0000000000000000\n");
+        assert!(ignores(&status("0000000000001001"), SIGHUP));
+        assert!(!ignores(&status("0000000000001000"), SIGHUP));
+        assert!(!ignores("", SIGHUP));
+    }
 
     #[test]
     fn the_second_signal_means_at_once() {

@@ -248,3 +248,25 @@ async fn a_unix_socket_is_found_replaced_and_removed() {
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("add --listen 127.0.0.1:0"), "{log}");
 }
+
+/// The terminal's end must not end what was started with nohup.
+#[tokio::test]
+async fn under_nohup_a_hangup_ends_nothing() {
+    let stage = Stage::start().await;
+    let mut plugin = stage.plugin_under_nohup(
+        "nohup",
+        &["forward", "svc/web", ":http", "--address", "127.0.0.1"],
+    );
+    let ready = plugin.ready().await;
+    plugin.signal(Signal::HUP);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", ready["pid"])).unwrap();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    assert_eq!(ignored & 1, 1, "{status}");
+    assert!(ready["state"] == "ready" && !plugin.said().contains("removing"));
+    plugin.stop().await;
+    stage.until_nothing_is_left().await;
+}

@@ -83,9 +83,20 @@ impl Stage {
 
     /// The same with this for its stdin.
     pub(crate) fn plugin_reading(&self, name: &str, arguments: &[&str], stdin: Stdio) -> Plugin {
+        let command = Command::new(env!("CARGO_BIN_EXE_kubectl-tunnel"));
+        self.plugin_by(command, name, arguments, stdin)
+    }
+
+    /// The same, started by a program that ignores hangups.
+    pub(crate) fn plugin_under_nohup(&self, name: &str, arguments: &[&str]) -> Plugin {
+        let mut command = Command::new("nohup");
+        command.arg(env!("CARGO_BIN_EXE_kubectl-tunnel"));
+        self.plugin_by(command, name, arguments, Stdio::null())
+    }
+
+    fn plugin_by(&self, mut command: Command, name: &str, arguments: &[&str], stdin: Stdio) -> Plugin {
         let ready = self.folder.join(name);
         let log = std::fs::File::create(self.folder.join(format!("{name}.err"))).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-tunnel"));
         command
             .args(arguments)
             .arg("--kubeconfig")
