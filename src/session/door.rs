@@ -185,6 +185,10 @@ impl<'a> Wait<'a> {
             match timeout_at(self.began + patience, self.standing_rx.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(OpenError::SessionClosed.into()),
+                // The closed one is all there is.
+                Err(_) if self.standing_rx.borrow().open_session().is_some() => {
+                    return Err(OpenError::SessionClosed.into());
+                }
                 Err(_) => return Err(self.door.held()),
             }
         }
