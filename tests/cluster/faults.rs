@@ -19,7 +19,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[test]
 #[ignore = "needs a cluster: make e2e"]
 fn an_api_server_restarted_ten_times_in_a_row() {
-    run_for(Duration::from_secs(300), async {
+    run_for(Duration::from_secs(420), async {
         let Some(fault) = fault::tool() else { return };
         let stage = Stage::set().await;
         let (plugin, ready) = stage.expose(&[]).ready().await;
@@ -32,6 +32,7 @@ fn an_api_server_restarted_ten_times_in_a_row() {
         }
         traffic.finish().await;
         plugin.stop().await;
+        settled().await;
     });
 }
 
@@ -76,7 +77,13 @@ fn a_restarted_kubelet() {
         notice(&format!("{back}, everything flowing {time:?} later"));
         traffic.finish().await;
         plugin.stop().await;
+        settled().await;
     });
+}
+
+/// The node starts pods again: what comes next is not about this fault any more.
+async fn settled() {
+    Namespace::create().await.target("settled").await;
 }
 
 /// Who does not want to reconnect is told the truth about what is left.
@@ -98,5 +105,6 @@ fn an_api_server_that_stays_away_leaves_the_name_of_what_is_left() {
         assert!(leftovers.contains(&job), "leftovers: {leftovers}");
         fault.cause(&["mend"]);
         namespace.wait_empty(MINUTE).await;
+        settled().await;
     });
 }

@@ -16,6 +16,10 @@ use super::{poll, say, within};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// How long the cluster's controllers may take to prepare a namespace. After some restarts of the API server in a row
+/// they look at it again only after most of a minute.
+const PREPARED: Duration = Duration::from_secs(90);
+
 /// The namespace of one test. Dropping it deletes it, after a panic too.
 pub(crate) struct Namespace {
     name: String,
@@ -55,27 +59,23 @@ impl Namespace {
         self.let_edit("developer", json!({"kind": "User", "name": developer_name()}))
             .await;
         self.kubeconfig_of(&Settings::get().developer, "developer");
-        poll(
-            Duration::from_secs(20),
-            "the namespace's service account",
-            async || {
-                let accounts = self
-                    .admin
-                    .objects(name, "serviceaccounts")
-                    .list(&ListParams::default())
-                    .await
-                    .ok()?;
-                let maps = self
-                    .admin
-                    .objects(name, "configmaps")
-                    .list(&ListParams::default())
-                    .await
-                    .ok()?;
-                (!accounts.items.is_empty() && !maps.items.is_empty()).then_some(())
-            },
-        )
+        poll(PREPARED, "the namespace's service account", async || {
+            let accounts = self
+                .admin
+                .objects(name, "serviceaccounts")
+                .list(&ListParams::default())
+                .await
+                .ok()?;
+            let maps = self
+                .admin
+                .objects(name, "configmaps")
+                .list(&ListParams::default())
+                .await
+                .ok()?;
+            (!accounts.items.is_empty() && !maps.items.is_empty()).then_some(())
+        })
         .await;
-        poll(Duration::from_secs(20), "the developer's rights", async || {
+        poll(PREPARED, "the developer's rights", async || {
             let output = self
                 .kubectl(Who::Developer, &["auth", "can-i", "create", "jobs"])
                 .await;

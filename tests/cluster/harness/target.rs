@@ -16,6 +16,10 @@ use super::settings::Settings;
 /// Where the program lies in the pod.
 const PROGRAM: &str = "/target/target";
 
+/// How long a node may take to start a pod and to lead a Service to it. After its API server was restarted some times
+/// in a row, a small one was seen to take most of a minute.
+const STARTED: Duration = Duration::from_secs(90);
+
 /// A running target: the pod `NAME-pod`, the Service `NAME` and the headless Service `NAME-headless`.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -58,7 +62,7 @@ impl Namespace {
         )
         .await;
         let pod = format!("{name}-pod");
-        let pod_ip = poll(Duration::from_secs(60), "the target pod", async || {
+        let pod_ip = poll(STARTED, "the target pod", async || {
             let pod = self
                 .admin()
                 .objects(self.name(), "pods")
@@ -85,7 +89,7 @@ impl Namespace {
             pod_ip,
         };
         // The node's rules for the Service follow the pod's readiness.
-        poll(Duration::from_secs(30), "the target by its name", async || {
+        poll(STARTED, "the target by its name", async || {
             let calls = self.call_http(&target, "GET", &target.name, 80, "/", 1).await;
             calls.iter().all(|call| call.result.is_ok()).then_some(())
         })
