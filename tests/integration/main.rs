@@ -8,6 +8,7 @@ mod datagrams;
 mod expose;
 mod forward;
 mod life;
+mod on_demand;
 mod succession;
 mod support;
 mod survive;
