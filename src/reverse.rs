@@ -1,9 +1,9 @@
 //! Serves the connections that the agent's listeners accept: each is dialled to its local program.
 //!
 //! It owns the tasks of these connections; how the program is reached is [`program`]'s, what it is told about the
-//! caller [`proxy_protocol`]'s, and datagrams are [`flow`]'s. It does not make the Service or ask the agent to listen; `command/expose.rs` does.
-//! Connections that come before the Service was announced are held: one of them is our own check that the
-//! ClusterIP leads here, which must not reach the local program.
+//! caller [`proxy_protocol`]'s, and datagrams are [`flow`]'s. It does not make the Service or ask the agent to
+//! listen; `command/expose.rs` does. Connections that come before the Service was announced are held: one of them
+//! is our own check that the ClusterIP leads here, which must not reach the local program.
 
 mod flow;
 mod program;
@@ -259,8 +259,9 @@ async fn connection(
             return;
         }
     };
-    // Whatever ends this task before both ends have said all must not look like an end to the program.
-    local.reset_on_close(true);
+    // Whatever ends this task before both ends have said all must not look like an end to the program. It may be reset
+    // already; then there is nothing to do.
+    drop(local.reset_on_close(true));
     if stream.accept().await.is_err() {
         return;
     }
@@ -268,7 +269,7 @@ async fn connection(
     let end = relay(&mut stream, &mut local).await;
     let reason = match end.result {
         Ok(()) => {
-            local.reset_on_close(false);
+            drop(local.reset_on_close(false));
             "eof".to_owned()
         }
         Err(RelayError {

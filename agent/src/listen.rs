@@ -81,18 +81,20 @@ fn bind(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
     match address {
         Some(address) => bind_to(SocketAddr::new(address, port)),
         None => match bind_to(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
-            // No IPv6 in this kernel, or none in this pod.
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
-                ) =>
-            {
+            Err(error) if is_without_ipv6(&error) => {
                 bind_to(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
             }
             bound => bound,
         },
     }
+}
+
+/// No IPv6 in this kernel, or none in this pod.
+pub(crate) fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
+    )
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {

@@ -6,7 +6,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UdpSocket;
 use tunnel_edge::socket_error;
@@ -16,7 +15,7 @@ use tunnel_wire::flow::relay;
 use tunnel_wire::{Open, Protocol, Refusal, Stream};
 
 use crate::dial::{Request, dial_udp};
-use crate::listen::Binding;
+use crate::listen::{Binding, is_without_ipv6};
 use crate::streams::Serving;
 
 /// Connects to the upstream and relays until the stream ends.
@@ -93,14 +92,7 @@ async fn bind(address: Option<IpAddr>, port: u16) -> io::Result<UdpSocket> {
         Some(address) => UdpSocket::bind((address, port)).await,
         // Linux: an IPv6 socket takes IPv4 as well, unless the node's administrator has decided otherwise.
         None => match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
-                ) =>
-            {
-                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await
-            }
+            Err(error) if is_without_ipv6(&error) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await,
             bound => bound,
         },
     }

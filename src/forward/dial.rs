@@ -25,9 +25,10 @@ use tunnel_wire::{Open, OpenError, Protocol, RefusalCode, Stream};
 
 use super::linger::Lingering;
 use super::{Route, Say, Ways};
+use crate::cli::target::RemotePort;
 use crate::cluster::api_error::ApiError;
 use crate::cluster::port_forward::{self, PortForward, PortForwardError};
-use crate::cluster::upstream::{ChosenPod, Upstream, Via};
+use crate::cluster::upstream::{ChosenPod, PodGroup, Upstream, Via};
 use crate::session::DoorError;
 
 /// Pauses before another try: the moment between two pods of a rollout is as long. Together a second, which is what
@@ -88,7 +89,7 @@ pub(super) struct Dial<'a> {
 #[derive(Debug, Clone)]
 enum Way {
     /// The agent dials a name.
-    Name,
+    Name { host: String, port: u16 },
     /// The agent dials a pod.
     Agent(ChosenPod),
     /// The API server's port-forward.
@@ -112,17 +113,15 @@ impl<'a> Dial<'a> {
     /// Opens the next way. Bytes may be written at once; whether the upstream is connected shows when it is read.
     pub(super) async fn open(&mut self) -> io::Result<Connection> {
         let way = match &self.route.upstream {
-            Upstream::Name { .. } => Way::Name,
-            Upstream::Pods { .. } => self.choose().await?,
+            Upstream::Name { host, port } => Way::Name {
+                host: host.clone(),
+                port: *port,
+            },
+            Upstream::Pods { group, port } => self.choose(group, port).await?,
         };
         self.current = Some(way.clone());
         match way {
-            Way::Name => {
-                let Upstream::Name { host, port } = &self.route.upstream else {
-                    return Err(io::ErrorKind::InvalidInput.into());
-                };
-                self.stream(host, *port, 0).await
-            }
+            Way::Name { host, port } => self.stream(&host, port, 0).await,
             Way::Agent(pod) => self.stream(&pod.ip, pod.port, POD_PATIENCE_MS).await,
             Way::PortForward(pod) => {
                 let pipe = port_forward::connect(&self.ways.server, &pod.namespace, &pod.name, pod.port)
@@ -146,7 +145,7 @@ impl<'a> Dial<'a> {
             return false;
         };
         let again = match self.current.take() {
-            Some(Way::Name) => self.route.balanced && code == RefusalCode::ConnectionRefused,
+            Some(Way::Name { .. }) => self.route.balanced && code == RefusalCode::ConnectionRefused,
             Some(Way::Agent(pod)) => {
                 self.unreached = Some(format!("pod {}: {error}", pod.name));
                 self.silent += usize::from(code == RefusalCode::TimedOut);
@@ -182,7 +181,7 @@ impl<'a> Dial<'a> {
     pub(super) fn pod(&self) -> Option<ChosenPod> {
         match &self.current {
             Some(Way::Agent(pod) | Way::PortForward(pod)) => Some(pod.clone()),
-            Some(Way::Name) | None => None,
+            Some(Way::Name { .. }) | None => None,
         }
     }
 
@@ -194,10 +193,7 @@ impl<'a> Dial<'a> {
     }
 
     /// A pod, and the way to it.
-    async fn choose(&mut self) -> io::Result<Way> {
-        let Upstream::Pods { group, port } = &self.route.upstream else {
-            return Ok(Way::Name);
-        };
+    async fn choose(&self, group: &PodGroup, port: &RemotePort) -> io::Result<Way> {
         let patience = if self.tried.is_empty() {
             self.ways.hold
         } else {

@@ -1,18 +1,16 @@
-//! The local program: dialling it, and the connection to it.
+//! Dialling the local program.
 //!
-//! It knows TCP and unix sockets and makes one type of both; by UDP it only connects a socket, which says nothing of
-//! whether somebody listens. A reset exists on TCP only: when a connection to a unix
-//! socket ends early, for whatever reason, it is just closed, and the program sees an end of file. Likewise a program
-//! behind a unix socket that dies looks like one that has finished, unless it left bytes unread.
+//! By TCP or to a unix socket; by UDP it only connects a socket, which says nothing of whether somebody listens. A
+//! reset exists on TCP only: when a connection to a unix socket ends early, for whatever reason, it is just closed,
+//! and the program sees an end of file. Likewise a program behind a unix socket that dies looks like one that has
+//! finished, unless it left bytes unread.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -22,6 +20,7 @@ use tunnel_edge::udp::Connected;
 use tunnel_wire::error::{Refusal, RefusalCode};
 
 use crate::cli::port::Program;
+use crate::listener::Socket;
 
 /// How long the local program's address may take to accept. A program that is down refuses at once; this
 /// bounds a host that does not answer at all, so that the caller is reset within a second.
@@ -30,16 +29,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(900);
 /// The host of a port that is typed without one.
 const LOCALHOST: &str = "localhost";
 
-/// A connection to a local program.
-#[derive(Debug)]
-pub(super) enum Connection {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
 /// Dials the program and sends it `header`, which may be empty.
-pub(super) async fn dial(program: &Program, header: &[u8]) -> Result<Connection, Refusal> {
+pub(super) async fn dial(program: &Program, header: &[u8]) -> Result<Socket, Refusal> {
     let dialled = timeout(DIAL_TIMEOUT, async {
         let mut connection = connect(program).await?;
         connection.write_all(header).await?;
@@ -88,24 +79,24 @@ fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
-async fn connect(program: &Program) -> io::Result<Connection> {
+async fn connect(program: &Program) -> io::Result<Socket> {
     match program {
         Program::Port { host, port } => {
             let connection = dial_each(host, *port).await?;
             connection.set_nodelay(true)?;
-            Ok(Connection::Tcp(connection))
+            Ok(Socket::Tcp(connection))
         }
         Program::Unix(path) => connect_unix(path).await,
     }
 }
 
 #[cfg(unix)]
-async fn connect_unix(path: &Path) -> io::Result<Connection> {
-    UnixStream::connect(path).await.map(Connection::Unix)
+async fn connect_unix(path: &Path) -> io::Result<Socket> {
+    UnixStream::connect(path).await.map(Socket::Unix)
 }
 
 #[cfg(not(unix))]
-async fn connect_unix(_: &Path) -> io::Result<Connection> {
+async fn connect_unix(_: &Path) -> io::Result<Socket> {
     std::future::ready(Err(io::ErrorKind::Unsupported.into())).await
 }
 
@@ -129,52 +120,6 @@ async fn dial_each(host: &str, port: u16) -> io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-impl Connection {
-    /// Whether the system sends a reset when the connection is dropped, or delivers what it still holds.
-    pub(super) fn reset_on_close(&self, reset: bool) {
-        match self {
-            // It may be reset already; then there is nothing to do.
-            Self::Tcp(connection) => {
-                let linger = reset.then_some(Duration::ZERO);
-                drop(socket2::SockRef::from(connection).set_linger(linger));
-            }
-            #[cfg(unix)]
-            Self::Unix(_) => {}
-        }
-    }
-}
-
-/// Calls the same method on whichever connection it is.
-macro_rules! either {
-    ($connection:expr, $inner:ident => $call:expr) => {
-        match $connection.get_mut() {
-            Connection::Tcp($inner) => $call,
-            #[cfg(unix)]
-            Connection::Unix($inner) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => Pin::new(inner).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, inner => Pin::new(inner).poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => Pin::new(inner).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => Pin::new(inner).poll_shutdown(cx))
-    }
 }
 
 #[cfg(test)]
@@ -242,7 +187,7 @@ mod tests {
         let program = Program::Unix(path);
         let (dialled, accepted) = tokio::join!(dial(&program, b"header "), listener.accept());
         let (mut ours, (mut theirs, _)) = (dialled.unwrap(), accepted.unwrap());
-        ours.reset_on_close(true);
+        ours.reset_on_close(true).unwrap();
         ours.write_all(b"request").await.unwrap();
         ours.shutdown().await.unwrap();
         let mut request = String::new();

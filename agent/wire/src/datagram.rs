@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
+pub use crate::budget::Budget;
 use crate::error::{DecodeError, MAX_DETAIL, Refusal, RefusalCode, clip};
 
 /// Most bytes in one datagram: 65,535 less the headers of IPv4 and UDP.
@@ -112,33 +113,10 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Record>, DecodeError> {
     Ok(Some(Record::Notice(Refusal::new(code, detail))))
 }
 
-/// What several share: bytes that all queues of one owner may hold together (the default, [`BUDGET`]), or flows that
-/// its sockets may have. Cheap to clone; all clones are one budget.
-#[derive(Debug, Clone)]
-pub struct Budget(Arc<AtomicUsize>);
-
 impl Default for Budget {
+    /// [`BUDGET`] bytes.
     fn default() -> Self {
         Self::of(BUDGET)
-    }
-}
-
-impl Budget {
-    /// A budget of so many, whatever they are.
-    #[must_use]
-    pub fn of(amount: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(amount)))
-    }
-
-    pub(crate) fn take(&self, bytes: usize) -> bool {
-        let taken = |left: usize| left.checked_sub(bytes);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken)
-            .is_ok()
-    }
-
-    pub(crate) fn give_back(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -385,6 +363,6 @@ mod tests {
         assert!(held <= BUDGET && held > BUDGET - QUEUE_LIMIT, "{held}");
         assert!(queues.iter().all(|queue| queue.dropped() > 0));
         drop(queues);
-        assert_eq!(budget.0.load(Ordering::Relaxed), BUDGET);
+        assert_eq!(budget.left(), BUDGET);
     }
 }

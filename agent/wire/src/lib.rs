@@ -93,6 +93,7 @@
 
 #![deny(missing_docs)]
 
+pub mod budget;
 pub mod datagram;
 pub mod error;
 pub mod flow;

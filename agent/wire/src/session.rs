@@ -29,11 +29,12 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::budget::Budget;
 use crate::error::{OpenError, Refusal, RefusalCode};
 use crate::link::{LinkHandle, LinkStream};
 use crate::message::Open;
 use crate::stream::Stream;
-use crate::window::Pool;
+use crate::window::growth_pool;
 
 /// Streams a session carries at most, both directions together, counted at each end.
 pub const MAX_STREAMS: usize = 1024;
@@ -73,7 +74,7 @@ pub fn start(end: End, link: LinkHandle, io: LinkStream) -> (Session, Incoming, 
     let (closed_tx, closed_rx) = watch::channel(false);
     let shared = Shared {
         link,
-        pool: Pool::default(),
+        pool: growth_pool(),
         streams: Arc::default(),
         begun: Arc::default(),
     };
@@ -103,7 +104,7 @@ pub fn start(end: End, link: LinkHandle, io: LinkStream) -> (Session, Incoming, 
 #[derive(Clone)]
 struct Shared {
     link: LinkHandle,
-    pool: Pool,
+    pool: Budget,
     streams: Arc<AtomicUsize>,
     /// Streams there have been so far.
     begun: Arc<AtomicUsize>,

@@ -26,11 +26,12 @@ use futures::{AsyncWrite as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::error::{OpenError, Refusal};
 use crate::link::LinkHandle;
 use crate::message::{self, Decoder, MAX_DATA, Message, Open};
 use crate::session::Permit;
-use crate::window::{INITIAL_WINDOW, Pool, ReceiveWindow};
+use crate::window::{INITIAL_WINDOW, ReceiveWindow};
 
 /// One two-way flow of a session.
 ///
@@ -112,7 +113,7 @@ impl Wake for Wakers {
 }
 
 impl Stream {
-    pub(crate) fn new(io: yamux::Stream, pool: Pool, link: LinkHandle, permit: Permit) -> Self {
+    pub(crate) fn new(io: yamux::Stream, pool: Budget, link: LinkHandle, permit: Permit) -> Self {
         Self {
             io,
             wakers: Arc::default(),

@@ -4,11 +4,11 @@
 //! sender of ours holds back at [`INITIAL_WINDOW`] until the receiver's relay has passed bytes on. A
 //! stream that is read quickly gets a larger window, from a pool all streams of the session share.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::budget::Budget;
 
 /// What a stream may send unasked, in bytes.
 pub const INITIAL_WINDOW: u32 = 64 * 1024;
@@ -19,28 +19,10 @@ pub const MAX_WINDOW: u32 = 4 * 1024 * 1024;
 /// What all streams of a session together may have beyond their initial windows, in bytes.
 pub const GROWTH_POOL: usize = 32 * 1024 * 1024;
 
-/// What is left of [`GROWTH_POOL`]; one for each session.
-#[derive(Debug, Clone)]
-pub struct Pool(Arc<AtomicUsize>);
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self(Arc::new(AtomicUsize::new(GROWTH_POOL)))
-    }
-}
-
-impl Pool {
-    fn take(&self, bytes: u32) -> bool {
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(bytes as usize)
-            })
-            .is_ok()
-    }
-
-    fn give_back(&self, bytes: u32) {
-        self.0.fetch_add(bytes as usize, Ordering::Relaxed);
-    }
+/// The budget of all windows of a session: [`GROWTH_POOL`] bytes.
+#[must_use]
+pub fn growth_pool() -> Budget {
+    Budget::of(GROWTH_POOL)
 }
 
 /// The receiving side of one direction of a stream.
@@ -52,7 +34,7 @@ pub struct ReceiveWindow {
     received: u64,
     consumed: u64,
     last_grant: Instant,
-    pool: Pool,
+    pool: Budget,
 }
 
 /// The sender sent more than it was granted.
@@ -62,7 +44,7 @@ pub struct Overrun;
 impl ReceiveWindow {
     /// A window of [`INITIAL_WINDOW`].
     #[must_use]
-    pub fn new(pool: Pool, now: Instant) -> Self {
+    pub fn new(pool: Budget, now: Instant) -> Self {
         Self {
             size: INITIAL_WINDOW,
             granted: u64::from(INITIAL_WINDOW),
@@ -95,7 +77,7 @@ impl ReceiveWindow {
             return None;
         }
         let quick = now.saturating_duration_since(self.last_grant) < rtt * 2;
-        if quick && self.size < MAX_WINDOW && self.pool.take(self.size) {
+        if quick && self.size < MAX_WINDOW && self.pool.take(self.size as usize) {
             self.size *= 2;
         }
         self.last_grant = now;
@@ -107,7 +89,7 @@ impl ReceiveWindow {
 
 impl Drop for ReceiveWindow {
     fn drop(&mut self) {
-        self.pool.give_back(self.size - INITIAL_WINDOW);
+        self.pool.give_back((self.size - INITIAL_WINDOW) as usize);
     }
 }
 
@@ -120,7 +102,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_reader_keeps_the_initial_window() {
         let mut now = Instant::now();
-        let mut window = ReceiveWindow::new(Pool::default(), now);
+        let mut window = ReceiveWindow::new(growth_pool(), now);
         let mut granted = u64::from(INITIAL_WINDOW);
         for _ in 0..100 {
             now += Duration::from_secs(1);
@@ -133,7 +115,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_quick_reader_grows_to_the_limit_and_gives_back() {
-        let pool = Pool::default();
+        let pool = growth_pool();
         let now = Instant::now();
         let mut window = ReceiveWindow::new(pool.clone(), now);
         for _ in 0..200 {
@@ -142,17 +124,14 @@ mod tests {
             window.on_consumed(size / 2, now, RTT);
         }
         assert_eq!(window.size, MAX_WINDOW);
-        assert_eq!(
-            pool.0.load(Ordering::Relaxed),
-            GROWTH_POOL - (MAX_WINDOW - INITIAL_WINDOW) as usize
-        );
+        assert_eq!(pool.left(), GROWTH_POOL - (MAX_WINDOW - INITIAL_WINDOW) as usize);
         drop(window);
-        assert_eq!(pool.0.load(Ordering::Relaxed), GROWTH_POOL);
+        assert_eq!(pool.left(), GROWTH_POOL);
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_windows_together_stay_within_the_pool() {
-        let pool = Pool::default();
+        let pool = growth_pool();
         let now = Instant::now();
         let mut windows: Vec<_> = (0..64).map(|_| ReceiveWindow::new(pool.clone(), now)).collect();
         for window in &mut windows {
@@ -171,7 +150,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn more_than_granted_is_an_overrun() {
-        let mut window = ReceiveWindow::new(Pool::default(), Instant::now());
+        let mut window = ReceiveWindow::new(growth_pool(), Instant::now());
         window.on_received(INITIAL_WINDOW as usize).unwrap();
         assert_eq!(window.on_received(1), Err(Overrun));
     }

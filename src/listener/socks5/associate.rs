@@ -13,21 +13,22 @@
 //! given on the TCP connection.
 //!
 //! When there is no room for another flow, the flow of this association that was idle longest makes room, if it was
-//! idle for [`LEAST_IDLE`]; else the datagram is dropped. So a program that calls thousands of targets once each is
+//! idle for [`LEAST_SILENCE`]; else the datagram is dropped. So a program that calls thousands of targets once each is
 //! served at the pace of its flows, opens no stream for each datagram, and takes nothing from other programs.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tunnel_wire::datagram::{MAX_DATAGRAM, Queue};
+use tunnel_wire::flow::LEAST_SILENCE;
 
 use super::Reply;
 use super::flow::{self, Counts, NewFlow, Program};
@@ -36,9 +37,6 @@ use crate::listener::Connect;
 use crate::listener::access::Report;
 use crate::listener::connection::{Ended, Shared, answer};
 use crate::listener::local::Local;
-
-/// How long a flow was idle at least before another one takes its place.
-const LEAST_IDLE: Duration = Duration::from_secs(1);
 
 /// Datagrams taken from the socket before other tasks get their turn.
 const TURN: usize = 64;
@@ -163,7 +161,6 @@ impl Dropped {
 struct Flow {
     queue: Queue,
     counts: Arc<Counts>,
-    evicted: CancellationToken,
     /// One of all flows of the listener. Here and not in the task, so that it passes on at once.
     permit: OwnedSemaphorePermit,
     task: Id,
@@ -265,9 +262,8 @@ impl<C: Connect> Association<'_, C> {
             return;
         };
         let header = Box::<[u8]>::from(parts.header);
-        let counts = Arc::new(Counts::new());
+        let counts = Arc::new(Counts::default());
         let queue = Queue::new(self.shared.datagrams.clone());
-        let evicted = CancellationToken::new();
         let served = flow::serve(NewFlow {
             connector: self.shared.connector.clone(),
             limits: self.shared.options.limits.clone(),
@@ -280,14 +276,12 @@ impl<C: Connect> Association<'_, C> {
             ),
             queue: queue.clone(),
             counts: Arc::clone(&counts),
-            evicted: evicted.clone(),
             over: self.over.clone(),
         });
         let task = self.tasks.spawn(served.in_current_span()).id();
         let flow = Flow {
             queue,
             counts,
-            evicted,
             permit,
             task,
         };
@@ -302,17 +296,18 @@ impl<C: Connect> Association<'_, C> {
         {
             return Some(permit);
         }
+        let now = Instant::now();
         let (header, idle) = self
             .flows
             .iter()
-            .map(|(header, flow)| (header, flow.counts.idle()))
+            .map(|(header, flow)| (header, flow.queue.silence(now)))
             .max_by_key(|(_, idle)| *idle)?;
-        if idle < LEAST_IDLE {
+        if idle < LEAST_SILENCE {
             return None;
         }
         let header = header.clone();
         let flow = self.flows.remove(&header)?;
-        flow.evicted.cancel();
+        flow.queue.close();
         Some(flow.permit)
     }
 
@@ -339,6 +334,7 @@ impl<C: Connect> Association<'_, C> {
 impl Flow {
     fn take(&self, data: &[u8]) {
         self.counts.received(data.len());
+        self.queue.touch(Instant::now());
         self.queue.push(data);
     }
 }

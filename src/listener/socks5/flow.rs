@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncWriteExt as _, ReadBuf};
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tunnel_edge::udp::Shared;
 use tunnel_wire::datagram::{self, Queue};
@@ -30,43 +30,18 @@ use crate::listener::{Connect, DialError, Limits};
 /// a dead name must not open a stream for each.
 const SWALLOW: Duration = Duration::from_secs(1);
 
-/// What a flow moved, and when last. Counted here and not by the relay, which says nothing when it is dropped.
-#[derive(Debug)]
+/// What a flow moved. Counted here and not by the relay, which says nothing when it is dropped.
+#[derive(Debug, Default)]
 pub(super) struct Counts {
-    began: Instant,
-    /// Since `began`, in milliseconds.
-    last: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     lost: AtomicU64,
 }
 
 impl Counts {
-    pub(super) fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-        }
-    }
-
     /// The program sent so many bytes.
     pub(super) fn received(&self, length: usize) {
-        self.moved(&self.received, length);
-    }
-
-    /// For how long nothing has come or gone.
-    pub(super) fn idle(&self) -> Duration {
-        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-        self.began.elapsed().saturating_sub(last)
-    }
-
-    fn moved(&self, counter: &AtomicU64, length: usize) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
-        counter.fetch_add(length as u64, Ordering::Relaxed);
+        self.received.fetch_add(length as u64, Ordering::Relaxed);
     }
 }
 
@@ -103,9 +78,9 @@ impl Datagrams for Program {
         let datagram = [&self.header, data].concat();
         let sent = ready!(self.edge.poll_send(cx, &datagram));
         match &sent {
-            Ok(()) => self.counts.moved(&self.counts.sent, data.len()),
-            Err(_) => drop(self.counts.lost.fetch_add(1, Ordering::Relaxed)),
-        }
+            Ok(()) => self.counts.sent.fetch_add(data.len() as u64, Ordering::Relaxed),
+            Err(_) => self.counts.lost.fetch_add(1, Ordering::Relaxed),
+        };
         Poll::Ready(sent)
     }
 }
@@ -116,10 +91,9 @@ pub(super) struct NewFlow<C> {
     pub(super) limits: Limits,
     pub(super) target: Target,
     pub(super) program: Program,
+    /// Closed when another flow needs the room.
     pub(super) queue: Queue,
     pub(super) counts: Arc<Counts>,
-    /// Another flow needs the room.
-    pub(super) evicted: CancellationToken,
     /// The association has ended.
     pub(super) over: CancellationToken,
 }
@@ -129,10 +103,10 @@ pub(super) async fn serve<C: Connect>(mut flow: NewFlow<C>) -> u64 {
     let mut report = Report::new();
     report.begin("UDP");
     report.target(&flow.target);
-    let (evicted, over) = (flow.evicted.clone(), flow.over.clone());
+    let (queue, over) = (flow.queue.clone(), flow.over.clone());
     let ended = tokio::select! {
         ended = flow.run(&mut report) => ended,
-        () = evicted.cancelled() => Ended::MadeRoom,
+        () = queue.closed() => Ended::MadeRoom,
         () = over.cancelled() => Ended::Dissociated,
     };
     let not_reached = matches!(ended, Ended::NotReached(_));
@@ -149,7 +123,7 @@ pub(super) async fn serve<C: Connect>(mut flow: NewFlow<C>) -> u64 {
     tokio::select! {
         never = flow.swallow() => match never {},
         () = sleep(SWALLOW) => {}
-        () = evicted.cancelled() => {}
+        () = queue.closed() => {}
         () = over.cancelled() => {}
     }
     flow.discard();
@@ -174,7 +148,8 @@ impl<C: Connect> NewFlow<C> {
         let idle = Some(self.limits.udp_idle);
         let end = relay(&mut stream, &mut self.program, &self.queue, idle, notice).await;
         match end.reason {
-            Reason::Idle | Reason::MadeRoom => Ended::Idle,
+            Reason::Idle => Ended::Idle,
+            Reason::MadeRoom => Ended::MadeRoom,
             Reason::Ended => Ended::Eof,
             Reason::Failed(error) => Ended::Upstream(error),
         }
