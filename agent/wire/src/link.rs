@@ -36,6 +36,11 @@
 //! [`ACK_DELAY`] after a byte arrived. Each ping is answered with one again, lest a lost one stop the sender for
 //! good. What is not acknowledged is kept, at most [`REPLAY_LIMIT`]; then `write` takes nothing more.
 //!
+//! # In flight
+//!
+//! What is sent and not yet acknowledged is bounded by what the path needs (`flight`), not only by what may be kept: a
+//! bulk copy does not fill every buffer on the way, behind which a keystroke would wait.
+//!
 //! # Last words
 //!
 //! A goodbye goes behind everything that was written before it, and names the position it ends at. The link is
@@ -52,6 +57,7 @@ use crate::frame::{self, Frame};
 use crate::probe;
 
 mod end;
+mod flight;
 mod inbound;
 pub mod io;
 mod liveness;
@@ -62,12 +68,13 @@ pub use inbound::{ACK_DELAY, ACK_EVERY};
 pub use io::{Health, LinkHandle, LinkStream, channel};
 pub use liveness::{DEAD_AFTER, HEARTBEAT, SUSPECT_AFTER};
 
+use flight::Flight;
 use inbound::Inbound;
 use liveness::{Dead, Liveness};
 use outbound::Outbound;
 
-/// Bytes of each direction that are kept for another transport: 80 MiB/s at a round trip of 100 ms.
-pub const REPLAY_LIMIT: usize = 8 * 1024 * 1024;
+/// Bytes of each direction that are kept for another transport: 160 MiB/s at a round trip of 100 ms.
+pub const REPLAY_LIMIT: usize = 16 * 1024 * 1024;
 
 /// Answers that may be owed at once: more are a flood.
 const CONTROL_LIMIT: usize = 64;
@@ -87,12 +94,15 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Link {
     outbound: Outbound,
+    flight: Flight,
     inbound: Inbound,
     liveness: Liveness,
     /// Answers, before all data.
     control: VecDeque<Frame>,
     /// The stamp of a ping that is due.
     ping: Option<u64>,
+    /// What was on its way when the last ping went.
+    ping_in_flight: u64,
     /// The beginning of a frame.
     input: BytesMut,
     probe: Probe,
@@ -150,10 +160,12 @@ impl Link {
     pub fn with_limit(now: Instant, limit: usize) -> Self {
         Self {
             outbound: Outbound::new(limit),
+            flight: Flight::new(0, now),
             inbound: Inbound::default(),
             liveness: Liveness::new(now),
             control: VecDeque::new(),
             ping: None,
+            ping_in_flight: 0,
             input: BytesMut::new(),
             probe: Probe::default(),
             goodbye: Goodbye::default(),
@@ -170,6 +182,7 @@ impl Link {
         self.outbound
             .resume(received)
             .map_err(|_| TransportEnd::Unresumable)?;
+        self.flight = Flight::new(self.outbound.acknowledged(), now);
         self.liveness.restart(now);
         self.control.clear();
         self.ping = None;
@@ -332,6 +345,7 @@ impl Link {
                     .acknowledge(position)
                     .map_err(|_| TransportEnd::Overrun)?;
                 if news {
+                    self.flight.on_delivered(self.outbound.acknowledged(), now);
                     self.liveness.on_answer(now, self.outbound.awaits());
                 }
             }
@@ -346,7 +360,9 @@ impl Link {
                 self.control.push_back(Frame::Pong { stamp });
             }
             Frame::Pong { stamp } => {
-                self.liveness.pong(stamp, now);
+                if let Some(sample) = self.liveness.pong(stamp, now) {
+                    self.flight.on_round_trip(sample, self.ping_in_flight, now);
+                }
                 self.liveness.on_answer(now, self.outbound.awaits());
             }
             Frame::Goodbye { position } => {
@@ -404,20 +420,26 @@ impl Link {
             }
             return;
         }
+        let before = self.outbound.next_position();
         while out.len() < limit {
+            let flies = self.outbound.has_unsent() && self.flight.has_room(self.outbound.next_position());
             if let Some(stamp) = self.ping.take() {
                 let position = self.outbound.next_position();
+                self.ping_in_flight = self.flight.in_flight(position);
                 Frame::Ping { stamp, position }.encode(out);
             } else if let Some(frame) = self.control.pop_front() {
                 frame.encode(out);
-            } else if let Some(position) = self.inbound.take_ack(now, self.outbound.has_unsent()) {
+            } else if let Some(position) = self.inbound.take_ack(now, flies) {
                 Frame::Ack { position }.encode(out);
-            } else if self.outbound.has_unsent() {
+            } else if flies {
                 let (position, bytes) = self.outbound.next(frame::MAX_DATA);
                 frame::encode_data(position, bytes, out);
                 let length = bytes.len();
                 self.outbound.advance(length);
                 self.liveness.on_sent(now);
+            } else if self.outbound.has_unsent() {
+                // What follows goes behind all data.
+                break;
             } else if let Some(offset) = self.probe.next.filter(|offset| *offset < probe::PROBE_LENGTH) {
                 let bytes = probe::chunk(offset);
                 self.probe.next = Some(offset + u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -429,6 +451,10 @@ impl Link {
             } else {
                 break;
             }
+        }
+        let next = self.outbound.next_position();
+        if next > before {
+            self.flight.on_sent(next, !self.outbound.has_unsent(), now);
         }
     }
 }

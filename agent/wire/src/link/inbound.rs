@@ -15,6 +15,12 @@ use super::TransportEnd;
 /// seldom enough to cost nothing.
 pub const ACK_EVERY: u64 = 128 * 1024;
 
+/// Bytes that are acknowledged at once unless others were just now: a slow path has less than [`ACK_EVERY`] on its way.
+const ACK_SOME: u64 = 16 * 1024;
+
+/// How long ago "just now" is.
+const ACK_PAUSE: Duration = Duration::from_millis(2);
+
 /// How long an acknowledgement may wait for data to go with. Like TCP's (RFC 9293, 3.8.6.3), below what a
 /// person or a time-out notices.
 pub const ACK_DELAY: Duration = Duration::from_millis(40);
@@ -36,8 +42,9 @@ pub(super) struct Inbound {
     bytes: VecDeque<Bytes>,
     length: usize,
     position: u64,
-    /// What the last acknowledgement on this transport said.
+    /// What the last acknowledgement on this transport said, and when.
     acknowledged: u64,
+    acknowledged_at: Option<Instant>,
     /// When an acknowledgement is due although there is nothing to go with it.
     ack_due: Option<Instant>,
 }
@@ -92,8 +99,11 @@ impl Inbound {
             bytes = Bytes::copy_from_slice(&bytes);
         }
         self.bytes.push_back(bytes);
-        if self.position - self.acknowledged >= ACK_EVERY {
-            self.owe_ack(now);
+        let owed = self.position - self.acknowledged;
+        if owed >= ACK_SOME {
+            let soon = self.acknowledged_at.map_or(now, |at| now.max(at + ACK_PAUSE));
+            let due = if owed >= ACK_EVERY { now } else { soon };
+            self.ack_due = self.ack_due.map(|before| before.min(due));
         }
         Ok(())
     }
@@ -115,6 +125,7 @@ impl Inbound {
     pub(super) fn take_ack(&mut self, now: Instant, with_data: bool) -> Option<u64> {
         self.ack_due.take_if(|due| *due <= now || with_data)?;
         self.acknowledged = self.position;
+        self.acknowledged_at = Some(now);
         Some(self.position)
     }
 

@@ -312,6 +312,8 @@ impl LinkHandle {
             if let Err(end) = taken {
                 return end;
             }
+            // What has just come is passed on while it is in the processor's cache, and its buffer can be used again.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -341,6 +343,8 @@ impl LinkHandle {
                 return TransportEnd::Closed;
             } else {
                 self.shared.stirred.notified().await;
+                // Whoever stirred may be in the midst of it: what else is at hand goes into the same write.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -409,12 +413,16 @@ impl futures::AsyncWrite for LinkStream {
             return Poll::Pending;
         }
         drop(state);
-        self.shared.stirred.notify_one();
+        if taken < buf.len() {
+            // The flush waits behind the rest.
+            self.shared.stirred.notify_one();
+        }
         Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // What the link took is sent as soon as a transport takes it; nobody waits for that.
+        self.shared.stirred.notify_one();
         Poll::Ready(Ok(()))
     }
 

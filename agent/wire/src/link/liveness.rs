@@ -116,13 +116,13 @@ impl Liveness {
         Some(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// A pong came back. A stamp from the future is nobody's, and no sample.
-    pub(super) fn pong(&mut self, stamp: u64, now: Instant) {
+    /// A pong came back, after this time. A stamp from the future is nobody's, and no sample.
+    pub(super) fn pong(&mut self, stamp: u64, now: Instant) -> Option<Duration> {
         let elapsed = now.saturating_duration_since(self.origin);
-        if let Some(sample) = elapsed.checked_sub(Duration::from_micros(stamp)) {
-            // RFC 6298's smoothing: one eighth of each new sample.
-            self.rtt = Some(self.rtt.map_or(sample, |rtt| rtt * 7 / 8 + sample / 8));
-        }
+        let sample = elapsed.checked_sub(Duration::from_micros(stamp))?;
+        // RFC 6298's smoothing: one eighth of each new sample.
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| rtt * 7 / 8 + sample / 8));
+        Some(sample)
     }
 
     /// Smoothed round-trip time.

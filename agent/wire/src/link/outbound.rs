@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 /// Bytes not yet sent on the present transport above which nothing more is taken: what waits here delays
 /// everything behind it, and more than two writes to a transport never helps.
-const UNSENT_LIMIT: usize = 256 * 1024;
+const UNSENT_LIMIT: usize = 128 * 1024;
 
 /// Capacity that is kept once everything is acknowledged. Less would be given back and asked for again in the
 /// midst of a transfer, which costs a page fault for each 4 KiB.

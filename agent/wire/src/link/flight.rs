@@ -1,0 +1,290 @@
+//! How much a link may have on its way: what the path needs, and little more. Pure: positions and `now`.
+//!
+//! A path that takes everything at once (an API server's buffers hold megabytes) makes whatever comes later wait
+//! behind it. So what is sent and not yet acknowledged is kept to the path's rate times its round trip without a
+//! queue, and some headroom: a queue of a few milliseconds, which also keeps every hop busy. The idea, the sampling of
+//! the rate and the way to find the round trip again are those of BBR (draft-ietf-ccwg-bbr), without its pacing: below
+//! is a TCP connection that paces for itself.
+//!
+//! ```text
+//!   limit = rate * (round trip + headroom)      rate: the most that was delivered of late
+//!                                               round trip: the least of the last ten seconds
+//! ```
+//!
+//! While the rate still grows by a quarter from round to round the limit is twice that. Afterwards the headroom alone
+//! lets it grow: a path that can do more delivers it sooner than the limit assumes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::frame;
+
+/// Limit before anything is known: a fifth of a second at 1 MiB/s, and the first round of a path of 100 ms.
+const FIRST_LIMIT: u64 = 256 * 1024;
+
+/// Never less: two messages of an exec, so that the next one is on its way while one is acknowledged.
+const LEAST_LIMIT: u64 = 64 * 1024;
+
+/// On top of half of what the path needs: so much in flight waits for nothing. The least limit, and the frame that may
+/// go beyond it.
+const CLEAN: u64 = LEAST_LIMIT + frame::MAX_FRAME as u64;
+
+/// Queue that keeps the path busy: what one process after the other holds while it is being scheduled.
+const LEAST_HEADROOM: Duration = Duration::from_millis(3);
+
+/// On a long path the headroom is this part of the round trip.
+const HEADROOM_PART: u32 = 8;
+
+/// In a round the limit grows by this part at most once the rate is known.
+const GROWTH_PART: u64 = 4;
+
+/// How long the least round trip is believed: BBR's `MinRTTFilterLen`.
+const BELIEVED: Duration = Duration::from_secs(10);
+
+/// Rounds without growth of a quarter after which the rate is known: BBR's start-up.
+const ROUNDS_WITHOUT_GROWTH: u32 = 3;
+
+/// The rate is the most of the last two spans: each at least this long, and five round trips.
+const SPAN: Duration = Duration::from_millis(250);
+const SPAN_ROUNDS: u32 = 5;
+
+/// An acknowledgement of less may have waited for company and tells nothing about the round trip.
+const PROMPT: u64 = 16 * 1024;
+
+/// Bytes sent together, and what was known when they went.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    /// Position behind them.
+    end: u64,
+    sent_at: Instant,
+    /// How far the other end had come, since when, and when those bytes had been sent.
+    delivered: u64,
+    delivered_at: Instant,
+    delivered_sent_at: Instant,
+    in_flight: u64,
+    /// There was less to send than the path could have taken.
+    starved: bool,
+}
+
+/// The most of a span that is over and of the present one, in bytes a second.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    before: u64,
+    now: u64,
+    since: Instant,
+}
+
+/// The least round trip, and when it was seen.
+#[derive(Debug, Clone, Copy)]
+struct Least {
+    round_trip: Duration,
+    at: Instant,
+}
+
+/// How the rate grows while it is not known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Growth {
+    best: u64,
+    rounds: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Flight {
+    marks: VecDeque<Mark>,
+    delivered: u64,
+    delivered_at: Instant,
+    delivered_sent_at: Instant,
+    /// The round is over when this much is delivered.
+    round_end: u64,
+    /// Up to here the sender was starved.
+    starved_until: u64,
+    rate: Rate,
+    least: Option<Least>,
+    growth: Option<Growth>,
+    limit: u64,
+}
+
+impl Flight {
+    /// A transport begins at `now`, and everything before `delivered` has arrived.
+    pub(super) fn new(delivered: u64, now: Instant) -> Self {
+        Self {
+            marks: VecDeque::new(),
+            delivered,
+            delivered_at: now,
+            delivered_sent_at: now,
+            round_end: delivered,
+            starved_until: 0,
+            rate: Rate {
+                before: 0,
+                now: 0,
+                since: now,
+            },
+            least: None,
+            growth: Some(Growth::default()),
+            limit: FIRST_LIMIT,
+        }
+    }
+
+    /// Whether more may be sent when everything before `next` was: a whole frame, lest the rest become small ones.
+    pub(super) fn has_room(&self, next: u64) -> bool {
+        self.in_flight(next) < self.limit
+    }
+
+    /// What is on its way when everything before `next` was sent.
+    pub(super) fn in_flight(&self, next: u64) -> u64 {
+        next.saturating_sub(self.delivered)
+    }
+
+    /// Everything before `end` has been sent; `starved`: there was nothing more, although there was room.
+    pub(super) fn on_sent(&mut self, end: u64, starved: bool, now: Instant) {
+        let before = self.marks.back().map_or(self.delivered, |mark| mark.end);
+        if end <= before {
+            return;
+        }
+        if self.marks.is_empty() {
+            // The time without anything to send is not the path's.
+            self.delivered_at = now;
+            self.delivered_sent_at = now;
+        }
+        let in_flight = end - self.delivered;
+        self.marks.push_back(Mark {
+            end,
+            sent_at: now,
+            delivered: self.delivered,
+            delivered_at: self.delivered_at,
+            delivered_sent_at: self.delivered_sent_at,
+            in_flight,
+            starved: self.delivered < self.starved_until,
+        });
+        if starved {
+            self.starved_until = end;
+        }
+    }
+
+    /// The other end has everything before `position`.
+    pub(super) fn on_delivered(&mut self, position: u64, now: Instant) {
+        let Some(news) = position.checked_sub(self.delivered).filter(|news| *news > 0) else {
+            return;
+        };
+        self.delivered = position;
+        self.delivered_at = now;
+        if self.marks.back().is_none_or(|mark| mark.end < position) {
+            // Sent on an earlier transport: that tells nothing about this one.
+            self.marks.clear();
+            return;
+        }
+        let mut newest = None;
+        while let Some(mark) = self.marks.front().filter(|mark| mark.end <= position) {
+            newest = Some(*mark);
+            self.marks.pop_front();
+        }
+        let Some(mark) = newest else { return };
+        self.delivered_sent_at = mark.sent_at;
+        if news >= PROMPT {
+            self.on_round_trip(now.saturating_duration_since(mark.sent_at), mark.in_flight, now);
+        }
+        let round_over = position >= self.round_end;
+        if round_over {
+            self.round_end = self.marks.back().map_or(position, |mark| mark.end);
+        }
+        self.sample_rate(&mark, round_over, now);
+        self.set_limit(news, now);
+    }
+
+    /// Something that went out with `in_flight` bytes on their way was answered at once.
+    pub(super) fn on_round_trip(&mut self, sample: Duration, in_flight: u64, now: Instant) {
+        let queued = in_flight > self.needed() / 2 + CLEAN;
+        let better = self.least.is_none_or(|least| {
+            let old = now.saturating_duration_since(least.at) >= BELIEVED;
+            sample <= least.round_trip || (old && !queued)
+        });
+        if better {
+            self.least = Some(Least {
+                round_trip: sample,
+                at: now,
+            });
+        }
+    }
+
+    fn sample_rate(&mut self, mark: &Mark, round_over: bool, now: Instant) {
+        // What was sent in a burst may arrive in one; what was sent slowly cannot arrive faster for long.
+        let sent = mark.sent_at.saturating_duration_since(mark.delivered_sent_at);
+        let took = now.saturating_duration_since(mark.delivered_at).max(sent);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let sample = (self.delivered - mark.delivered).saturating_mul(1_000_000) / micros;
+        if mark.starved && sample <= self.rate() {
+            return;
+        }
+        let span = self
+            .least
+            .map_or(SPAN, |least| SPAN.max(least.round_trip * SPAN_ROUNDS));
+        if now.saturating_duration_since(self.rate.since) >= span {
+            self.rate = Rate {
+                before: self.rate.now,
+                now: 0,
+                since: now,
+            };
+        }
+        self.rate.now = self.rate.now.max(sample);
+        if round_over
+            && !mark.starved
+            && let Some(growth) = &mut self.growth
+        {
+            let rate = self.rate.now.max(self.rate.before);
+            if rate >= growth.best / 4 * 5 {
+                *growth = Growth {
+                    best: rate,
+                    rounds: 0,
+                };
+            } else {
+                growth.rounds += 1;
+                if growth.rounds >= ROUNDS_WITHOUT_GROWTH {
+                    self.growth = None;
+                }
+            }
+        }
+    }
+
+    /// Bytes a second.
+    fn rate(&self) -> u64 {
+        self.rate.now.max(self.rate.before)
+    }
+
+    /// What the path holds without a queue.
+    fn needed(&self) -> u64 {
+        self.least
+            .map_or(0, |least| bytes_in(self.rate(), least.round_trip))
+    }
+
+    /// `news` bytes were delivered. The limit grows by a part of that, so that a little more is sent than arrives and not
+    /// all that is missing at once: nothing below spreads a burst. While the rate is not known it may double in a round.
+    fn set_limit(&mut self, news: u64, now: Instant) {
+        let Some(least) = self.least else { return };
+        let headroom = LEAST_HEADROOM.max(least.round_trip / HEADROOM_PART);
+        let enough = bytes_in(self.rate(), least.round_trip + headroom);
+        let old = now.saturating_duration_since(least.at) >= BELIEVED;
+        let limit = if self.growth.is_some() {
+            (enough * 2).max(FIRST_LIMIT)
+        } else if old {
+            // Until a round trip without a queue was seen.
+            (self.needed() / 2).max(LEAST_LIMIT)
+        } else {
+            enough.max(LEAST_LIMIT)
+        };
+        let step = if self.growth.is_some() {
+            news
+        } else {
+            news / GROWTH_PART
+        };
+        self.limit = limit.min(self.limit + step);
+    }
+}
+
+fn bytes_in(rate: u64, time: Duration) -> u64 {
+    rate.saturating_mul(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)) / 1_000_000
+}
+
+#[cfg(test)]
+mod tests;
