@@ -13,7 +13,7 @@
 //! | 2 | seen | acceptor, at once | empty; the opener's mux may open further streams |
 //! | 3 | opened | acceptor | empty, or the upstream's port u16 and address, 4 or 16 bytes |
 //! | 4 | refused | acceptor, last | code u8, text |
-//! | 5 | data | both | 1..=16,380 bytes, within what the receiver granted; of a UDP flow: [`crate::datagram`]s |
+//! | 5 | data | both | 1..=32,764 bytes, within what the receiver granted; of a UDP flow: [`crate::datagram`]s |
 //! | 6 | grant | both | bytes u32 the other may send in addition |
 //! | 7 | end | both | empty; no data follows in this direction |
 //! | 8 | abort | both, last | text; both directions are void |
@@ -38,7 +38,7 @@ use crate::error::{DecodeError, MAX_DETAIL, Refusal, RefusalCode, clip};
 pub const HEADER: usize = 4;
 
 /// Most bytes in one data message: with its header it fills one frame of yamux.
-pub const MAX_DATA: usize = 16 * 1024 - HEADER;
+pub const MAX_DATA: usize = 32 * 1024 - HEADER;
 
 /// Longest host name in an open, in bytes (RFC 1035 allows 253 characters).
 pub const MAX_HOST: usize = 255;

@@ -14,10 +14,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most bytes moved by one read.
-pub const CHUNK: usize = 16 * 1024;
+pub const CHUNK: usize = 32 * 1024;
 
 /// How much is moved before other tasks get their turn.
-const TURN: usize = 16 * CHUNK;
+const TURN: usize = 8 * CHUNK;
 
 /// One of the two ends of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::budget::Budget;
 use crate::error::{OpenError, Refusal, RefusalCode};
 use crate::link::{LinkHandle, LinkStream};
-use crate::message::Open;
+use crate::message::{self, Open};
 use crate::stream::Stream;
 use crate::window::growth_pool;
 
@@ -65,6 +65,7 @@ pub fn start(end: End, link: LinkHandle, io: LinkStream) -> (Session, Incoming, 
     // The order matters: yamux checks the window against the number of streams in each setter.
     config.set_max_connection_receive_window(None);
     config.set_max_num_streams(YAMUX_STREAMS);
+    config.set_split_send_size(message::HEADER + message::MAX_DATA);
     let mode = match end {
         End::Plugin => yamux::Mode::Client,
         End::Agent => yamux::Mode::Server,

@@ -13,8 +13,8 @@ use crate::budget::Budget;
 /// What a stream may send unasked, in bytes.
 pub const INITIAL_WINDOW: u32 = 64 * 1024;
 
-/// Largest window of one stream: 40 MiB/s at a round trip of 100 ms.
-pub const MAX_WINDOW: u32 = 4 * 1024 * 1024;
+/// Largest window of one stream: 160 MiB/s at a round trip of 100 ms.
+pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// What all streams of a session together may have beyond their initial windows, in bytes.
 pub const GROWTH_POOL: usize = 32 * 1024 * 1024;
