@@ -49,4 +49,5 @@ mod upload;
 pub mod upstream;
 pub mod wait;
 pub mod watch;
+mod websocket;
 pub mod yaml;

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::messages::{self, Incoming, IncomingTx, Outgoing, Source};
+use super::messages::{self, Head, Incoming, IncomingTx, Outgoing, Source};
 
 /// Log lines that wait for their reader; more are dropped rather than stop the data.
 const LOG_QUEUE: usize = 256;
@@ -119,7 +119,7 @@ pub async fn exec(client: &kube::Client, command: &Command<'_>) -> Result<Exec, 
     let websocket = client.connect(request).await?.into_stream();
     let (log_tx, log_rx) = mpsc::channel(LOG_QUEUE);
     let (end_tx, end_rx) = watch::channel(None);
-    let (stdout, stdin, tasks) = messages::start(websocket, STDIN, |source, stdout_tx| {
+    let (stdout, stdin, tasks) = messages::start(websocket, Head::Channel(STDIN), |source, stdout_tx, _| {
         read(source, stdout_tx, log_tx, end_tx)
     });
     Ok(Exec {

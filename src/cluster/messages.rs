@@ -1,8 +1,8 @@
-//! Messages of numbered channels over a WebSocket: what [`super::exec`] and [`super::port_forward`] have in common.
+//! Messages over a WebSocket: what [`super::exec`] and [`super::port_forward`] have in common.
 //!
-//! Two tasks over the raw WebSocket: one reads without pause, one writes what it is given. Messages are binary, one
-//! channel byte and at most 32 KiB, never fragmented (the API server takes a continuation frame for a new message).
-//! What a channel means is none of this file's business.
+//! Two tasks over the raw WebSocket: one reads without pause, one writes what it is given. Messages are binary, a head
+//! that says what they belong to and at most 32 KiB, never fragmented (the API server takes a continuation frame for a
+//! new message). What a channel or a stream means is none of this file's business.
 
 use std::io;
 use std::pin::Pin;
@@ -37,12 +37,39 @@ pub type Incoming = StreamReader<Chunks, Bytes>;
 /// Where a reading task puts what it reads of that channel.
 pub(super) type IncomingTx = mpsc::Sender<io::Result<Bytes>>;
 
+/// What a message begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Head {
+    /// The number of a channel.
+    Channel(u8),
+    /// The head of a data frame of this stream: see [`super::port_forward`].
+    Stream(u32),
+}
+
+impl Head {
+    const MOST: usize = 8;
+
+    fn put(self, length: usize, message: &mut BytesMut) {
+        match self {
+            Self::Channel(channel) => message.put_u8(channel),
+            Self::Stream(stream) => {
+                message.put_u32(stream);
+                // No flags, and three bytes of length.
+                message.put_u32(u32::try_from(length).unwrap_or(u32::MAX) & 0x00ff_ffff);
+            }
+        }
+    }
+}
+
+/// Messages that go out beside those of the [`Outgoing`]. They do not keep the WebSocket open.
+pub(super) type AsideTx = mpsc::WeakSender<Bytes>;
+
 /// Starts both tasks. What `read` puts into its sender becomes the [`Incoming`], what is written to the [`Outgoing`]
-/// goes out on `channel`. The tasks end when both are dropped, on a dead line too, or with the `JoinSet`.
+/// goes out under `head`. The tasks end when both are dropped, on a dead line too, or with the `JoinSet`.
 pub(super) fn start<S, F>(
     websocket: WebSocketStream<S>,
-    channel: u8,
-    read: impl FnOnce(Source<S>, IncomingTx) -> F,
+    head: Head,
+    read: impl FnOnce(Source<S>, IncomingTx, AsideTx) -> F,
 ) -> (Incoming, Outgoing, JoinSet<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -54,7 +81,8 @@ where
     let mut tasks = JoinSet::new();
     let over = CancellationToken::new();
     let reading_ends = over.clone().drop_guard();
-    let reading = read(Source::new(stream, incoming_tx.clone()), incoming_tx);
+    let source = Source::new(stream, incoming_tx.clone());
+    let reading = read(source, incoming_tx, outgoing_tx.downgrade());
     tasks.spawn(async move {
         let _reading_ends = reading_ends;
         reading.await;
@@ -71,7 +99,7 @@ where
         }
     });
     let outgoing = Outgoing {
-        channel,
+        head,
         messages: PollSender::new(outgoing_tx),
     };
     (StreamReader::new(Chunks(incoming_rx)), outgoing, tasks)
@@ -103,22 +131,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source<S> {
         }
     }
 
-    /// The next message's channel and payload; `None` when it is over, or nobody reads. An error on the way goes to
-    /// the reader.
+    /// The next message's channel and payload; `None` as for [`Source::message`].
     pub(super) async fn next(&mut self) -> Option<(u8, Bytes)> {
+        loop {
+            let mut payload = self.message().await?;
+            // A channel byte alone only says that the channel exists.
+            if payload.len() >= 2 {
+                let channel = payload.split_to(1)[0];
+                return Some((channel, payload));
+            }
+        }
+    }
+
+    /// The next message; `None` when it is over, or nobody reads. An error on the way goes to the reader.
+    pub(super) async fn message(&mut self) -> Option<Bytes> {
         loop {
             let message = tokio::select! {
                 message = self.stream.next() => message?,
                 () = &mut self.nobody_reads => return None,
             };
             match message {
-                Ok(Message::Binary(mut payload)) => {
-                    // A channel byte alone only says that the channel exists.
-                    if payload.len() >= 2 {
-                        let channel = payload.split_to(1)[0];
-                        return Some((channel, payload));
-                    }
-                }
+                Ok(Message::Binary(payload)) => return Some(payload),
                 Ok(Message::Close(frame)) => {
                     self.closed = frame.is_none_or(|frame| frame.code == CloseCode::Normal);
                     return None;
@@ -194,19 +227,28 @@ impl Stream for Chunks {
     }
 }
 
-/// The writer of one channel. Shutting it down or dropping it closes the WebSocket.
+/// The writer of one channel or stream. Shutting it down or dropping it closes the WebSocket.
 #[derive(Debug)]
 pub struct Outgoing {
-    channel: u8,
+    head: Head,
     messages: PollSender<Bytes>,
+}
+
+impl Outgoing {
+    /// Puts a message in front of what is written later, as long as fewer than [`QUEUE`] wait.
+    pub(super) fn begin(&self, message: Bytes) -> bool {
+        self.messages
+            .get_ref()
+            .is_some_and(|messages| messages.try_send(message).is_ok())
+    }
 }
 
 impl AsyncWrite for Outgoing {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.messages.poll_reserve(cx)).map_err(|_| io::ErrorKind::BrokenPipe)?;
         let length = buf.len().min(MESSAGE);
-        let mut message = BytesMut::with_capacity(1 + length);
-        message.put_u8(self.channel);
+        let mut message = BytesMut::with_capacity(Head::MOST + length);
+        self.head.put(length, &mut message);
         message.put_slice(&buf[..length]);
         self.messages
             .send_item(message.freeze())
@@ -251,7 +293,7 @@ mod tests {
         use tokio::io::AsyncWriteExt;
         let (outgoing_tx, mut outgoing_rx) = mpsc::channel(QUEUE);
         let mut outgoing = Outgoing {
-            channel: 7,
+            head: Head::Channel(7),
             messages: PollSender::new(outgoing_tx),
         };
         outgoing.write_all(&vec![7; 70_000]).await.unwrap();

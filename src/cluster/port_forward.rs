@@ -3,6 +3,9 @@
 //! It reaches what listens on the pod's loopback too, and carries TCP only. Not `Api::portforward`, which moves 1 KiB
 //! at a time and forgets the errors of an ended connection.
 //!
+//! Two sub-protocols are offered. An API server since 1.31 takes the first, in which SPDY travels ([`tunnel`]); older
+//! ones the second, `v4.channel.k8s.io`, which is here:
+//!
 //! | channel | is |
 //! |---|---|
 //! | 0 | data, both ways |
@@ -10,8 +13,8 @@
 //!
 //! The first message of each channel is the port, 2 bytes, low byte first; only then data follows. Measured on 1.35:
 //! the handshake succeeds whoever listens, so "connection refused" comes as a complaint; an offer of
-//! `v5.channel.k8s.io` alone gets 403, one of v5 and v4, as kube makes it, gets v4. A program in the pod that ends or
-//! resets its connection is a clean close here: the API does not tell which.
+//! `v5.channel.k8s.io` alone gets 403. A program in the pod that ends or resets its connection is a clean close here:
+//! the API does not tell which.
 //!
 //! **There is no half-close.** [`AsyncWrite::poll_shutdown`] sends nothing, and a program that answers only after the
 //! end of its input never answers; what it still sends can be read until the pipe is dropped.
@@ -26,7 +29,13 @@ use tokio::task::JoinSet;
 
 use super::api_error::{ApiError, Call, shorten};
 use super::client::ApiServer;
-use super::messages::{self, Incoming, IncomingTx, Outgoing, Source};
+use super::messages::{self, Head, Incoming, IncomingTx, Outgoing, Source};
+use super::websocket;
+
+mod tunnel;
+
+/// The sub-protocol of numbered channels.
+const CHANNELS: &str = "v4.channel.k8s.io";
 
 const DATA: u8 = 0;
 const COMPLAINT: u8 = 1;
@@ -93,21 +102,24 @@ pub async fn connect(
     let client = server.client();
     let handshake = async {
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}");
-        let request = http::Request::get(uri)
-            .body(Vec::new())
-            .map_err(kube::Error::HttpError)?;
-        client.connect(request).await
+        websocket::open(&client, &uri, &[tunnel::PROTOCOL, CHANNELS]).await
     };
-    let websocket = server
-        .request(call, handshake)
-        .await
-        .map_err(name_verb)?
-        .into_stream();
+    let (websocket, protocol) = server.request(call, handshake).await.map_err(name_verb)?;
     let pod = pod.to_owned();
     let complaint = move |words: &Bytes| complaint(pod, port, words);
-    let (incoming, outgoing, tasks) = messages::start(websocket, DATA, |source, incoming_tx| {
-        read(source, incoming_tx, complaint)
-    });
+    let (incoming, outgoing, tasks) = if protocol == tunnel::PROTOCOL {
+        let started = messages::start(
+            websocket,
+            Head::Stream(tunnel::DATA),
+            |source, incoming_tx, aside_tx| tunnel::read(source, incoming_tx, aside_tx, complaint),
+        );
+        started.1.begin(tunnel::opening(port));
+        started
+    } else {
+        messages::start(websocket, Head::Channel(DATA), |source, incoming_tx, _| {
+            read(source, incoming_tx, complaint)
+        })
+    };
     Ok(PortForward {
         incoming,
         outgoing,
@@ -151,10 +163,12 @@ async fn read<S>(
     }
     if !source.is_closed() {
         // After an error of the transport this second one is never read.
-        let text = "the connection to the pod was cut";
-        let error = io::Error::new(io::ErrorKind::UnexpectedEof, text);
-        drop(incoming_tx.send(Err(error)).await);
+        drop(incoming_tx.send(Err(cut())).await);
     }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection to the pod was cut")
 }
 
 fn complaint(pod: String, port: u16, words: &Bytes) -> PortForwardError {

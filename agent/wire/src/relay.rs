@@ -133,6 +133,8 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         let mut turn = 0;
+        // Only while it is polled: an idle connection keeps none.
+        let mut scratch = Vec::new();
         loop {
             while self.offset < self.rest.len() {
                 let Poll::Ready(written) = Pin::new(&mut *writer).poll_write(cx, &self.rest[self.offset..])
@@ -156,8 +158,8 @@ impl Direction {
                 cx.waker().wake_by_ref();
                 return self.flush(cx, writer);
             }
-            let mut scratch = [std::mem::MaybeUninit::uninit(); CHUNK];
-            let mut buffer = ReadBuf::uninit(&mut scratch);
+            scratch.reserve_exact(CHUNK);
+            let mut buffer = ReadBuf::uninit(scratch.spare_capacity_mut());
             match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => return self.flush(cx, writer),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(DirectionError::Read(error))),

@@ -161,9 +161,9 @@ impl Session {
     /// The session carries [`MAX_STREAMS`] streams, or has ended, or the host name is too long.
     pub async fn open(&self, open: &Open) -> Result<Stream, OpenError> {
         if let Open::Dial { host, .. } = open
-            && !(1..=crate::message::MAX_HOST).contains(&host.len())
+            && !(1..=message::MAX_HOST).contains(&host.len())
         {
-            let detail = format!("a host name has 1 to {} bytes", crate::message::MAX_HOST);
+            let detail = format!("a host name has 1 to {} bytes", message::MAX_HOST);
             return Err(OpenError::Refused(Refusal::new(RefusalCode::NoSuchHost, detail)));
         }
         let permit = self

@@ -20,7 +20,9 @@ async fn pair() -> (PortForward, WebSocketStream<DuplexStream>) {
         send(&mut node, &[channel, 81, 0]).await;
     }
     let complaint = |words: &Bytes| complaint("web-0".to_owned(), 81, words);
-    let (incoming, outgoing, tasks) = messages::start(near, DATA, |source, tx| read(source, tx, complaint));
+    let (incoming, outgoing, tasks) = messages::start(near, Head::Channel(DATA), |source, tx, _| {
+        read(source, tx, complaint)
+    });
     let pipe = PortForward {
         incoming,
         outgoing,
