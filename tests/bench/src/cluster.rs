@@ -2,6 +2,7 @@
 //!
 //! Made and removed as administrator; what is measured is done by the developer, whose kubeconfig this file writes.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,28 +27,41 @@ pub(crate) struct Cluster {
     pub(crate) namespace: String,
     pub(crate) admin: Client,
     /// Kubeconfigs of the run.
-    folder: tempfile::TempDir,
+    folder: Folder,
     /// `https://host:port` and name of the cluster in the developer's kubeconfig.
     server: String,
-    cluster_name: String,
+    known_as: String,
+}
+
+/// A folder that only we can read, until dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 impl Cluster {
     /// A name for the namespace, and a client; nothing is made yet, so that what fails later can be removed.
     pub(crate) async fn connect(settings: &Settings) -> Result<Self, Failure> {
-        let folder = tempfile::tempdir()?;
         let namespace = format!("tunnel-bench-{}", std::process::id());
-        let developer = folder.path().join("developer");
+        let folder = Folder(std::env::temp_dir().join(&namespace));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder.0)
+            .doing("a folder for kubeconfigs")?;
+        let developer = folder.0.join("developer");
         std::fs::copy(&settings.developer, &developer).doing("copy the developer's kubeconfig")?;
         let at = format!("--namespace={namespace}");
         kubectl_config(&developer, &["set-context", "--current", &at]).await?;
-        let (cluster_name, server) = cluster_of(&developer)?;
+        let (known_as, server) = cluster_of(&developer)?;
         Ok(Self {
             namespace,
             admin: client(&settings.admin).await?,
             folder,
             server,
-            cluster_name,
+            known_as,
         })
     }
 
@@ -127,12 +141,12 @@ impl Cluster {
 
     /// The developer's kubeconfig, with the namespace as the current one.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("developer")
+        self.folder.0.join("developer")
     }
 
     /// A file of the run's own.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.0.join(name)
     }
 
     /// `host:port` of the API server.
@@ -145,7 +159,7 @@ impl Cluster {
         let kubeconfig = self.file(name);
         std::fs::copy(self.kubeconfig(), &kubeconfig)?;
         let server = format!("--server=https://{address}");
-        kubectl_config(&kubeconfig, &["set-cluster", &self.cluster_name, &server]).await?;
+        kubectl_config(&kubeconfig, &["set-cluster", &self.known_as, &server]).await?;
         Ok(kubeconfig)
     }
 

@@ -3,6 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::contender::Contender::{self, Kubectl, RawExec, RawPortForward, Tunnel, TunnelAuto, TunnelExec};
+#[expect(
+    clippy::enum_glob_use,
+    reason = "goals name most rows, and read better without their type"
+)]
 use crate::metric::Metric::{self, *};
 use crate::results::Results;
 use crate::table::{Table, number};

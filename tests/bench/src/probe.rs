@@ -73,7 +73,7 @@ impl Effort {
     pub(crate) const USUAL: Self = Self {
         window: Duration::from_millis(1500),
         warm_up: Duration::from_millis(500),
-        requests: Duration::from_millis(2000),
+        requests: Duration::from_secs(2),
         connections: 20,
     };
     pub(crate) const QUICK: Self = Self {
@@ -95,8 +95,15 @@ impl Probe {
     pub(crate) fn usual_rtts(self) -> &'static [u32] {
         match self {
             Self::Download | Self::Upload | Self::Requests | Self::EndOfStream => &[0, 20, 100],
-            Self::Download8 | Self::Upload8 | Self::Both | Self::HalfClose | Self::StalledReader => &[0, 100],
-            Self::ClosedEarly | Self::Expose | Self::Connect | Self::Socks5 => &[0, 100],
+            Self::Download8
+            | Self::Upload8
+            | Self::Both
+            | Self::HalfClose
+            | Self::StalledReader
+            | Self::ClosedEarly
+            | Self::Expose
+            | Self::Connect
+            | Self::Socks5 => &[0, 100],
             Self::FirstReply | Self::ProxyFirstReply => &[0, 20, 50, 100],
             // What counts here is processor time, and memory after all the rest.
             Self::ConnectionsServerEnds | Self::ConnectionsClientEnds | Self::Memory => &[0],

@@ -112,8 +112,11 @@ impl Program {
         let Ok(said) = self.said.lock() else {
             return String::new();
         };
-        let lines: Vec<&str> = said.iter().map(String::as_str).collect();
-        lines.join(" | ")
+        let lines = said
+            .iter()
+            .map(|line| line.trim())
+            .filter(|line| !line.is_empty());
+        lines.collect::<Vec<_>>().join(" | ")
     }
 
     /// Asks it to end as Ctrl-C does, and waits; kills it when that takes too long.

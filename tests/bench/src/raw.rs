@@ -113,10 +113,14 @@ pub(crate) async fn run(client: &kube::Client, pod: Pod<'_>, words: &[&str]) -> 
     let mut stream = connect(client, &exec_uri(pod, words)).await?;
     let mut said = Vec::new();
     while let Some(message) = stream.next().await {
-        match message? {
-            Message::Binary(payload) if payload.first() == Some(&EXEC.blocks) => said.extend(&payload[1..]),
-            Message::Close(_) => break,
-            _ => {}
+        let message = message?;
+        if message.is_close() {
+            break;
+        }
+        if let Message::Binary(payload) = message
+            && payload.first() == Some(&EXEC.blocks)
+        {
+            said.extend(&payload[1..]);
         }
     }
     Ok(String::from_utf8_lossy(&said).into_owned())

@@ -90,7 +90,7 @@ async fn knows_transport(settings: &Settings) -> Result<bool, Failure> {
     command.args(["forward", "--help"]);
     let help = cluster::output(command).await?;
     // Another flag begins with the same letters.
-    Ok(["--transport=", "--transport <", "--transport["]
+    Ok(["--transport ", "--transport="]
         .iter()
         .any(|flag| help.contains(flag)))
 }

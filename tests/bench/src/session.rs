@@ -114,7 +114,7 @@ impl Session {
         kind: &Kind,
     ) -> Result<Self, Failure> {
         let (mut session, pod) = Self::start(settings, kubeconfig, contender, kind).await?;
-        if contender == Contender::TunnelAuto {
+        if matches!(contender, Contender::TunnelAuto | Contender::TunnelPortForward) {
             session.moved().await;
         }
         if contender.is_tunnel() {
@@ -125,13 +125,13 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits until `auto` has moved to its better transport: until the plugin says so, or long enough.
+    /// Waits until `auto` has moved to port-forward: until the plugin says so, or long enough.
     async fn moved(&mut self) {
         let says = |line: &str| {
             let event: Value = serde_json::from_str(line).ok()?;
-            (event["event"] == "state" && event["path"] == "port-forward").then_some(())
+            (event["event"] == "state" && event["transportKind"] == "port-forward").then_some(())
         };
-        // Whether it moves at all depends on the path; both are `auto`.
+        // Whether it moves at all depends on the cluster; staying where it is, is `auto` too.
         drop(self.program.find(SETTLED, says).await);
     }
 
