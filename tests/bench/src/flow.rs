@@ -56,6 +56,17 @@ pub(crate) struct Flow {
     pub(crate) tasks: JoinSet<Result<(), Failure>>,
 }
 
+impl Flow {
+    /// Fails if it has ended: no flow does that by itself.
+    pub(crate) fn check(&mut self) -> Result<(), Failure> {
+        match self.tasks.try_join_next() {
+            None => Ok(()),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Ok(Ok(())) | Err(_)) => failure("a flow ended by itself"),
+        }
+    }
+}
+
 /// How long a flow runs before it counts, and for how long it counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
@@ -91,11 +102,7 @@ pub(crate) async fn measure(
     sleep(window.length).await;
     let (seconds, bytes_after, used_after) = (started.elapsed().as_secs_f64(), arrived(flows), used());
     for flow in flows.iter_mut() {
-        match flow.tasks.try_join_next() {
-            None => {}
-            Some(Ok(Err(error))) => return Err(error),
-            Some(Ok(Ok(())) | Err(_)) => return failure("a flow ended by itself"),
-        }
+        flow.check()?;
     }
     let moved: Vec<f64> = bytes_before
         .into_iter()

@@ -5,7 +5,9 @@
 //! in `RESULTS.md`.
 
 use std::fs;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
 use serde_json::json;
@@ -73,10 +75,28 @@ async fn measure(cli: &Cli) -> Result<(), Failure> {
     let mut results = Results::default();
     let mut stage = None;
     let mut terminated = signal(SignalKind::terminate())?;
-    let ended = tokio::select! {
-        ended = run::run(cli, &settings, &cluster, &mut stage, &mut results) => ended,
-        _ = tokio::signal::ctrl_c() => failure("interrupted"),
-        _ = terminated.recv() => failure("terminated"),
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let leave = AtomicBool::new(false);
+    let ended = {
+        let mut run = pin!(run::run(
+            cli,
+            &settings,
+            &cluster,
+            &mut stage,
+            &mut results,
+            &leave
+        ));
+        loop {
+            tokio::select! {
+                ended = &mut run => break ended,
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+            }
+            if leave.swap(true, Ordering::Relaxed) {
+                break failure("interrupted");
+            }
+            say::progress("ends after this sample; once more ends now");
+        }
     };
     if let Some(stage) = &mut stage {
         stage.close().await;

@@ -2,6 +2,7 @@
 //!
 //! Contenders take turns within a round, so that what else the machine does meets them alike.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -21,13 +22,15 @@ use crate::table::number;
 /// A sample that takes longer has failed.
 const SAMPLE: Duration = Duration::from_secs(60);
 
-/// Measures everything that was asked for. What stands in `stage` when it is dropped is its caller's to close.
+/// Measures everything that was asked for, or until `leave` is set: a sample that has begun is finished, so that it
+/// ends its programs itself. What stands in `stage` when this is dropped is its caller's to close.
 pub(crate) async fn run<'a>(
     cli: &Cli,
     settings: &'a Settings,
     cluster: &'a Cluster,
     stage: &mut Option<Stage<'a>>,
     results: &mut Results,
+    leave: &AtomicBool,
 ) -> Result<(), Failure> {
     say::progress(&format!("preparing namespace {}", cluster.namespace));
     cluster.fill(settings).await?;
@@ -41,6 +44,9 @@ pub(crate) async fn run<'a>(
         for probe in cli.probes_at(rtt) {
             for round in 1..=cli.rounds() {
                 for contender in contenders.iter().copied().filter(|one| probe.takes(*one)) {
+                    if leave.load(Ordering::Relaxed) {
+                        return failure("interrupted");
+                    }
                     let label = format!("RTT {rtt}, {}, round {round}, {}", probe.name(), contender.name());
                     match sample(stage, probe, contender, cli).await {
                         Ok(sample) => {

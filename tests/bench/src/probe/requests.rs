@@ -37,7 +37,7 @@ pub(super) async fn small(
         let session = stage.session(contender, Kind::Forward).await?;
         let mut connection = session.connect(ports::ECHO).await?;
         dial::request(&mut connection).await?;
-        let flows = match bulk_way {
+        let mut flows = match bulk_way {
             Some(way) => stage.flows(contender, &[way], 1).await?,
             None => Vec::new(),
         };
@@ -48,7 +48,10 @@ pub(super) async fn small(
         for (row, share) in rows.into_iter().zip([0.5, 0.99]) {
             sample.extend(stats::percentile(&times, share).map(|time| (row, time)));
         }
-        if !flows.is_empty() {
+        for flow in &mut flows {
+            flow.check()?;
+        }
+        if bulk_way.is_some() {
             drop(flows);
             sleep(bulk::AFTER).await;
         }
