@@ -30,7 +30,7 @@ pub(crate) struct Stage<'a> {
     client: kube::Client,
     sessions: HashMap<(Contender, &'static str), Session>,
     /// Killed when dropped.
-    _line: Option<Child>,
+    line: Option<Child>,
 }
 
 impl<'a> Stage<'a> {
@@ -51,7 +51,7 @@ impl<'a> Stage<'a> {
             client: cluster::client(&kubeconfig).await?,
             kubeconfig,
             sessions: HashMap::new(),
-            _line: line,
+            line,
         })
     }
 
@@ -112,10 +112,14 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Stops everything.
+    /// Stops everything; the line last, because programs end over it.
     pub(crate) async fn close(&mut self) {
         let ends = self.sessions.drain().map(|(_, session)| session.program.stop());
         futures::future::join_all(ends).await;
+        if let Some(mut line) = self.line.take() {
+            // It may have ended by itself.
+            drop(line.kill().await);
+        }
     }
 }
 
