@@ -75,4 +75,4 @@ demo: agent ## proxy, expose and forward end to end, against the playground or, 
 clean: ## remove what was built
 	$(CARGO) clean
 
-include tests/e2e.mk
+include tests/e2e.mk tests/bench.mk

@@ -31,10 +31,20 @@ pub const END_FIRST: u16 = 7012;
 pub const EXCHANGE: u16 = 7013;
 /// As [`HTTP`], on the pod's loopback only.
 pub const LOOPBACK: u16 = 7014;
+/// Sends one block again and again until the connection ends: as fast as it can, unlike [`SOURCE`].
+pub const BLOCKS: u16 = 7020;
+/// Reads anything, and tells the total, 8 bytes big-endian, after each [`COUNT_EVERY`] bytes.
+pub const COUNT: u16 = 7021;
+/// Sends the first [`REPLY_ONCE_LENGTH`] bytes back and is the first to close.
+pub const REPLY_ONCE: u16 = 7022;
 /// Nobody listens here.
 pub const CLOSED: u16 = 7999;
 
 /// Bytes that [`HALF_CLOSE`] answers with.
 pub const HALF_CLOSE_REPLY: u64 = 1 << 20;
+/// Bytes between two totals of [`COUNT`].
+pub const COUNT_EVERY: u64 = 256 << 10;
+/// Bytes of a request to [`REPLY_ONCE`].
+pub const REPLY_ONCE_LENGTH: usize = 64;
 /// How long one connection of `call` may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tunnel_test_target::pattern::{Mismatch, Pattern};
 use tunnel_test_target::{
-    ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, LOOPBACK, SINK, SOURCE,
-    STALL, udp,
+    BLOCKS, COUNT, ECHO, END_FIRST, EXCHANGE, HALF_CLOSE, HALF_CLOSE_REPLY, HTTP, HTTP_SECOND, LOOPBACK,
+    REPLY_ONCE, SINK, SOURCE, STALL, udp,
 };
 
-use crate::{follow, http};
+use crate::{follow, http, load};
 
 /// Bytes read or written at once.
 pub(crate) const BLOCK: usize = 1 << 16;
@@ -22,7 +22,7 @@ type Serve = fn(&TcpStream) -> io::Result<()>;
 
 /// Listens until the process is killed.
 pub(crate) fn run() -> io::Result<()> {
-    let ports: [(u16, Serve); 10] = [
+    let ports: [(u16, Serve); 13] = [
         (HTTP, http::serve),
         (HTTP_SECOND, http::serve),
         (ECHO, echo),
@@ -33,6 +33,9 @@ pub(crate) fn run() -> io::Result<()> {
         (END_FIRST, end_first),
         (EXCHANGE, follow::follow),
         (LOOPBACK, http::serve),
+        (BLOCKS, load::blocks),
+        (COUNT, load::count),
+        (REPLY_ONCE, load::reply_once),
     ];
     let mut listeners = Vec::new();
     for (port, serve) in ports {
