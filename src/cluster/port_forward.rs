@@ -19,10 +19,10 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinSet;
 
 use super::api_error::{ApiError, Call, shorten};
 use super::client::ApiServer;
@@ -41,7 +41,6 @@ const REFUSED: &str = "connection refused";
 pub struct PortForward {
     incoming: Incoming,
     outgoing: Outgoing,
-    tasks: JoinSet<()>,
 }
 
 /// The node could not connect to the port, or lost the connection.
@@ -87,6 +86,20 @@ pub async fn connect(
     pod: &str,
     port: u16,
 ) -> Result<PortForward, ApiError> {
+    connect_within(server.request_timeout(), server, namespace, pod, port).await
+}
+
+/// [`connect`] with another deadline; none is without limit.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn connect_within(
+    limit: Option<Duration>,
+    server: &ApiServer,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+) -> Result<PortForward, ApiError> {
     let call = Call::new("get", "pods/portforward")
         .named(pod)
         .in_namespace(namespace);
@@ -98,21 +111,27 @@ pub async fn connect(
             .map_err(kube::Error::HttpError)?;
         client.connect(request).await
     };
-    let websocket = server
-        .request(call, handshake)
-        .await
-        .map_err(name_verb)?
-        .into_stream();
+    let granted = match limit {
+        Some(limit) => server.request_within(limit, call, handshake).await,
+        None => handshake.await.map_err(|error| server.explain(call, error)),
+    };
+    let websocket = granted.map_err(name_verb)?.into_stream();
     let pod = pod.to_owned();
     let complaint = move |words: &Bytes| complaint(pod, port, words);
-    let (incoming, outgoing, tasks) = messages::start(websocket, DATA, |source, incoming_tx| {
+    let (incoming, outgoing, mut tasks) = messages::start(websocket, DATA, |source, incoming_tx| {
         read(source, incoming_tx, complaint)
     });
-    Ok(PortForward {
-        incoming,
-        outgoing,
-        tasks,
-    })
+    // They end by themselves, and what was written still goes out.
+    tasks.detach_all();
+    Ok(PortForward { incoming, outgoing })
+}
+
+impl PortForward {
+    /// Both directions, for those who use them apart. The connection is closed once both are dropped, or the second
+    /// one is shut down.
+    pub fn into_split(self) -> (Incoming, Outgoing) {
+        (self.incoming, self.outgoing)
+    }
 }
 
 /// The upgrade is a `get`, and the handler also asks for `create`: a refusal of that ends without words.
@@ -178,13 +197,6 @@ fn cause(text: &str) -> String {
         }
     }
     shorten(text)
-}
-
-impl Drop for PortForward {
-    fn drop(&mut self) {
-        // They end by themselves, and what was written still goes out.
-        self.tasks.detach_all();
-    }
 }
 
 impl AsyncRead for PortForward {

@@ -20,13 +20,10 @@ async fn pair() -> (PortForward, WebSocketStream<DuplexStream>) {
         send(&mut node, &[channel, 81, 0]).await;
     }
     let complaint = |words: &Bytes| complaint("web-0".to_owned(), 81, words);
-    let (incoming, outgoing, tasks) = messages::start(near, DATA, |source, tx| read(source, tx, complaint));
-    let pipe = PortForward {
-        incoming,
-        outgoing,
-        tasks,
-    };
-    (pipe, node)
+    let (incoming, outgoing, mut tasks) =
+        messages::start(near, DATA, |source, tx| read(source, tx, complaint));
+    tasks.detach_all();
+    (PortForward { incoming, outgoing }, node)
 }
 
 async fn send(node: &mut WebSocketStream<DuplexStream>, message: &[u8]) {
