@@ -181,7 +181,8 @@ impl Error {
                 | AttachError::Credentials { .. }
                 | AttachError::Container(_)
                 | AttachError::Gone(_)
-                | AttachError::Hello { .. } => ExitStatus::NotStarted,
+                | AttachError::Hello { .. }
+                | AttachError::Second(_) => ExitStatus::NotStarted,
             },
             Self::Upstream(UpstreamError::Api { source, .. }) => api_status(source, ExitStatus::Failed),
             Self::Lost { .. } | Self::TakenOver => ExitStatus::Lost,
@@ -250,6 +251,13 @@ impl Error {
                 source: AttachError::Hello { error, .. },
                 ..
             } => hints::hello(error),
+            Self::Attach {
+                source: AttachError::Second(_),
+                ..
+            } => Some(
+                "leave `--transport=port-forward` out: the session then stays on exec where it has to"
+                    .to_owned(),
+            ),
             Self::Upstream(error) => hints::upstream(error, namespace),
             Self::Lost { .. } | Self::TakenOver => Some("run the same command again".to_owned()),
             Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => {

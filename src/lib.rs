@@ -1,10 +1,10 @@
-//! The plugin of `kubectl tunnel`: both directions between a laptop and a Kubernetes namespace over one exec
-//! WebSocket.
+//! The plugin of `kubectl tunnel`: both directions between a laptop and a Kubernetes namespace over one WebSocket, by
+//! exec, and by port-forward where that may be had and is better.
 //!
 //! # The data path
 //!
 //! ```text
-//!   forward  listener accepts -> Door::open -> [stream | session | link | cluster/exec] -> agent dials -> relay
+//!   forward  listener accepts -> Door::open -> [stream | session | link | cluster/exec or port_forward] -> agent dials -> relay
 //!   reverse  agent accepts -> [the same, backwards] -> reverse dials the local program -> relay
 //! ```
 //!

@@ -1,11 +1,12 @@
 //! The plugin's end of a session with one agent: keeps it alive over as many transports as it takes.
 //!
 //! It knows no Kubernetes: the caller hands it "a way to get the next transport" ([`Transports`]), an exec
-//! in life and an in-process agent in tests. It publishes where it stands ([`standing`]); it ends ([`Over`])
+//! in life and an in-process agent in tests. The second way, by port-forward, is tried beside it and taken where it is
+//! better ([`second`]); nothing depends on that. It publishes where it stands ([`standing`]); it ends ([`Over`])
 //! when there is nothing left to keep, and does not start agents.
 //!
 //! ```text
-//!                       .-- suspect, aged, woken: the next one is made beside it --.
+//!                       .-- suspect, aged, woken, better: the next beside it ------.
 //!                       v                                                          |
 //!   Connecting ------> Ready ---- the transport ends ----> Reconnecting ----> Ready
 //!       |                |                                      |
@@ -31,11 +32,13 @@ mod keeper;
 mod lifetime;
 mod path;
 mod search;
+mod second;
 pub mod standing;
 
 pub use self::clock::WallClock;
 pub use self::door::{Door, DoorError};
 pub use self::path::BadPath;
+pub use self::second::attempt::SecondError;
 pub use self::standing::{Phase, Standing, StandingTx};
 
 use self::care::{Alive, Attached, Care};
@@ -64,6 +67,40 @@ impl std::fmt::Debug for Transport {
     }
 }
 
+/// How a transport comes to the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The first way, always possible.
+    Exec,
+    /// The second: to the agent's entrance.
+    PortForward,
+}
+
+impl Way {
+    /// As the command line spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::PortForward => "port-forward",
+        }
+    }
+}
+
+/// What is wanted of the second way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SecondWay {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The session moves over when it is better.
+    IfBetter,
+    /// The session moves over when it can be had.
+    Preferred,
+    /// The same, and there is no session without.
+    Required,
+}
+
 /// A way to get the next transport.
 pub trait Transports: Send + 'static {
     /// Why there is none.
@@ -72,6 +109,13 @@ pub trait Transports: Send + 'static {
     /// Connects once, with credentials as they are now. Dialling may take `patience`; reading credentials has
     /// bounds of its own. The transport before it may still be in use.
     fn next(&mut self, patience: Duration) -> impl Future<Output = Result<Transport, Self::Error>> + Send;
+
+    /// Connects once by the second way, to this port of the agent's loopback; the rest as for [`Transports::next`].
+    fn second(
+        &mut self,
+        port: u16,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Transport, Self::Error>> + Send;
 
     /// The agent has answered on the transport just given, so it was there.
     fn attached(&mut self);
@@ -85,6 +129,9 @@ pub trait Transports: Send + 'static {
 pub trait TransportError: std::error::Error + Send + 'static {
     /// Whether trying again is of no use: the agent is gone.
     fn is_final(&self) -> bool;
+
+    /// Whether the second way will never be there in this session: no right, or something on the way that cannot.
+    fn rules_out_second(&self) -> bool;
 }
 
 /// How hard to try.
@@ -94,6 +141,8 @@ pub struct Settings {
     pub reconnect_max: Duration,
     /// The age at which a transport is replaced.
     pub transport_max_age: Option<Duration>,
+    /// What is wanted of the second way.
+    pub second: SecondWay,
     /// The time of day.
     pub clock: WallClock,
 }
@@ -146,6 +195,9 @@ pub enum ConnectError<E> {
     /// The other end of the transport is not this session's agent.
     #[error("the agent did not answer as it should")]
     Hello(#[source] HelloError),
+    /// There is an agent, but the second way to it is required and cannot be had.
+    #[error("no port-forward to the agent")]
+    Second(#[source] SecondError),
 }
 
 /// A session that is up. Its tasks end when it is dropped.
@@ -187,7 +239,9 @@ pub async fn connect<T: Transports>(
     drivers.spawn(driver.run());
     link.start_probe();
     let agent_version = dialled.answer.software.as_str().into();
-    let attached = Attached::start(&link, dialled);
+    let entrance = dialled.answer.entrance;
+    tracing::debug!(port = entrance, "the agent's entrance");
+    let mut attached = Attached::start(&link, dialled);
     standing_tx.set_session(session.clone());
     let alive = Alive::new(settings.clock.clone());
     let care = Care::new(
@@ -197,16 +251,24 @@ pub async fn connect<T: Transports>(
         standing_tx.clone(),
         alive.clone(),
         began.elapsed(),
+        entrance,
     );
-    let mut keeper = JoinSet::new();
-    keeper.spawn(Keeper { transports, care }.keep(attached));
+    let mut keeper = Keeper { transports, care };
+    if settings.second == SecondWay::Required {
+        attached = match keeper.move_at_once(attached, FIRST_PATIENCE).await {
+            Ok(attached) => attached,
+            Err(error) => return Err((keeper.transports, error)),
+        };
+    }
+    let mut keeping = JoinSet::new();
+    keeping.spawn(keeper.keep(attached));
     Ok(Running {
         session,
         incoming: Some(incoming),
         agent_version,
         link,
         alive,
-        keeper,
+        keeper: keeping,
         _driver: drivers,
     })
 }

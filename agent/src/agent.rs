@@ -2,31 +2,37 @@
 //!
 //! ```text
 //!   transport --hello not proven in 5 s--> told why, ended; nothing else changes
+//!   entrance  --proven there---------.
 //!       | proven
+//!       |<---------------------------'
 //!       |-- of the session that lives: newer --> it carries the session on, the older transport is given up
 //!       |                              older --> told that it is stale
 //!       |-- of one that is over, or whose past is not known here --> told so
-//!       '-- of a new plugin --> a new session; the one before is evicted, its streams are reset
+//!       '-- of a new plugin, over exec --> a new session; the one before is evicted, its streams are reset
 //!
 //!   transport ends --> nobody attached, the session is kept --grace--> exit
 //! ```
 //!
-//! It does no I/O of its own: transports arrive over a queue (from `attachments`, or from a test), signals as a
-//! token. What a session consists of is `live`'s business.
+//! It does no I/O of its own: transports arrive over a queue (from `attachments`, or from a test) and at the `entrance`,
+//! signals as a token. What a session consists of is `live`'s business.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tunnel_wire::entrance::Key;
 use tunnel_wire::hello::{self, HelloError, Verdict};
 use tunnel_wire::link::TransportEnd;
 
+use crate::Task;
 use crate::config::Config;
+use crate::entrance::{self, Entrance};
 use crate::idle::{Expiry, Idle};
 use crate::live::{self, LiveSession, Proven};
 use crate::log::{Level, LineTx, Log, chain};
@@ -94,6 +100,7 @@ pub struct Agent {
     config: Arc<Config>,
     log: Log,
     status_tx: StatusTx,
+    entrance: Option<Entrance>,
 }
 
 /// What changes while an agent runs.
@@ -105,6 +112,8 @@ struct State {
     idle: Idle,
     /// Transports that are told why they have to go.
     leaving: JoinSet<()>,
+    /// What opens the entrance: the secret of the session that lives, once proven over exec.
+    key: Option<Key>,
 }
 
 impl Agent {
@@ -114,7 +123,20 @@ impl Agent {
             config: Arc::new(config),
             log,
             status_tx: StatusTx::new(Instant::now()),
+            entrance: None,
         }
+    }
+
+    /// Opens the entrance if the configuration wants one. Exec works without it as well.
+    #[must_use]
+    pub async fn open_entrance(mut self) -> Self {
+        if let Some(address) = self.config.entrance {
+            match Entrance::bind(address).await {
+                Ok(entrance) => self.entrance = Some(entrance),
+                Err(error) => self.log.warn("no entrance", &[("reason", &error)]),
+            }
+        }
+        self
     }
 
     /// What [`Agent::run`] is doing at each moment.
@@ -140,8 +162,10 @@ impl Agent {
             over: VecDeque::new(),
             idle: Idle::new(Instant::now(), first_attach, grace, grace_open),
             leaving: JoinSet::new(),
+            key: None,
         };
         let mut unproven = JoinSet::new();
+        let mut knocking = JoinSet::new();
         let exit = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Exit::Shutdown,
@@ -149,6 +173,18 @@ impl Agent {
                 Some(proof) = unproven.join_next() => {
                     if let Ok(Some(proven)) = proof {
                         self.receive(&mut state, proven);
+                    }
+                }
+                connection = knocked(self.entrance.as_ref()) => {
+                    // More are turned away without a word: whatever is in the pod could pile them up.
+                    if knocking.len() < MAX_UNPROVEN {
+                        let proof: Task<_> = Box::pin(entrance::prove(connection, state.key.clone()));
+                        knocking.spawn(proof);
+                    }
+                }
+                Some(proof) = knocking.join_next() => {
+                    if let Ok(Some(proven)) = proof {
+                        self.resume(&mut state, proven);
                     }
                 }
                 end = detached(state.live.as_mut()) => {
@@ -185,25 +221,15 @@ impl Agent {
             return;
         }
         let (config, log) = (Arc::clone(&self.config), self.log.clone());
-        unproven.spawn(async move { prove(&config, &log, transport).await });
+        let proof: Task<_> = Box::pin(async move { prove(&config, &log, transport).await });
+        unproven.spawn(proof);
     }
 
     /// Decides what a transport is for whose plugin knows the secret.
     fn receive(&self, state: &mut State, proven: Proven) {
         let hello = &proven.hello;
         match &mut state.live {
-            Some(live) if live.id() == hello.link && !live.is_over() => {
-                if hello.transport <= live.newest() {
-                    self.turn_away(state, Verdict::Stale, proven);
-                    return;
-                }
-                let transport = hello.transport;
-                self.log.set_attach(Some(proven.transport.lines.clone()));
-                self.log.info("resumed", &[("transport", &transport)]);
-                live.attach(proven);
-                self.status_tx.attached(live.session(), Instant::now());
-                state.idle.attached();
-            }
+            Some(live) if live.id() == hello.link && !live.is_over() => self.resume(state, proven),
             live => {
                 let known = live.as_ref().is_some_and(|live| live.id() == hello.link);
                 let stranger = hello.received > 0;
@@ -218,6 +244,29 @@ impl Agent {
         }
     }
 
+    /// Carries the session that lives on. One that came through the entrance may be too late for it: then it is
+    /// dropped, and the plugin learns why over exec.
+    fn resume(&self, state: &mut State, proven: Proven) {
+        let hello = &proven.hello;
+        let Some(live) = state
+            .live
+            .as_mut()
+            .filter(|live| live.id() == hello.link && !live.is_over())
+        else {
+            return;
+        };
+        if hello.transport <= live.newest() {
+            self.turn_away(state, Verdict::Stale, proven);
+            return;
+        }
+        let transport = hello.transport;
+        self.log.set_attach(Some(proven.transport.lines.clone()));
+        self.log.info("resumed", &[("transport", &transport)]);
+        live.attach(proven);
+        self.status_tx.attached(live.session(), Instant::now());
+        state.idle.attached();
+    }
+
     /// Begins a new session. The one before is over, whatever it was doing.
     fn begin(&self, state: &mut State, proven: Proven) {
         if let Some(older) = state.live.take() {
@@ -230,7 +279,8 @@ impl Agent {
                 self.log
                     .tell(lines, Level::Warn, "taken over by another plugin", &fields);
             }
-            state.leaving.spawn(older.evict());
+            let eviction: Task = Box::pin(older.evict());
+            state.leaving.spawn(eviction);
         }
         let hello = &proven.hello;
         self.log.set_attach(Some(proven.transport.lines.clone()));
@@ -238,7 +288,13 @@ impl Agent {
             "attached",
             &[("plugin", &hello.software), ("transport", &hello.transport)],
         );
-        let live = LiveSession::start(&self.config, &self.log, proven);
+        state.key = Some(Key {
+            session: self.config.session.clone(),
+            link: hello.link,
+            secret: hello.secret.clone(),
+        });
+        let port = self.entrance.as_ref().map_or(0, Entrance::port);
+        let live = LiveSession::start(&self.config, &self.log, port, proven);
         self.status_tx.attached(live.session(), Instant::now());
         state.idle.attached();
         state.live = Some(live);
@@ -252,7 +308,8 @@ impl Agent {
         self.log
             .tell(&proven.transport.lines, Level::Warn, "attach refused", &fields);
         let session = self.config.session.clone();
-        state.leaving.spawn(live::turn_away(session, verdict, proven));
+        let told: Task = Box::pin(live::turn_away(session, verdict, proven));
+        state.leaving.spawn(told);
     }
 
     /// The session's transport is gone; whether somebody comes back is a matter of time.
@@ -267,6 +324,7 @@ impl Agent {
             .deadline()
             .map_or(0, |deadline| (deadline - now).as_secs());
         if state.live.as_ref().is_some_and(LiveSession::is_over) {
+            state.key = None;
             self.log.info("the plugin left", &[("reason", end)]);
         } else {
             self.log.info(
@@ -311,6 +369,14 @@ async fn prove(config: &Config, log: &Log, mut transport: Transport) -> Option<P
             log.tell(lines, Level::Warn, "attach refused", &fields);
             None
         }
+    }
+}
+
+/// The next connection at the entrance; never, while there is none.
+async fn knocked(entrance: Option<&Entrance>) -> TcpStream {
+    match entrance {
+        Some(entrance) => entrance.accept().await,
+        None => std::future::pending().await,
     }
 }
 

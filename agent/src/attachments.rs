@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::Task;
 use crate::agent::Transport;
 use crate::log::{self, Level, Log};
 use crate::status::Status;
@@ -109,7 +110,9 @@ impl Attachments {
                 accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((connection, _)) => {
                         let (transports_tx, status, log) = (transports_tx.clone(), status.clone(), log.clone());
-                        connections.spawn(async move { serve(connection, &transports_tx, &status, &log).await });
+                        let served: Task =
+                            Box::pin(async move { serve(connection, &transports_tx, &status, &log).await });
+                        connections.spawn(served);
                     }
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 },

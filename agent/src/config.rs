@@ -26,6 +26,8 @@ pub const GRACE_OPEN: &str = "TUNNEL_GRACE_OPEN";
 pub const HOLD: &str = "TUNNEL_HOLD";
 /// Addresses and ranges that may be dialled although they are loopback, link-local and the like.
 pub const ALLOW_TARGETS: &str = "TUNNEL_ALLOW_TARGETS";
+/// The loopback address of the entrance, where transports come by port-forward; without it there is none.
+pub const ENTRANCE: &str = "TUNNEL_ENTRANCE";
 /// Path of the unix socket between `serve` and `attach`.
 pub const SOCKET: &str = "TUNNEL_SOCKET";
 /// The address that listeners bind and upstreams are dialled from.
@@ -67,6 +69,8 @@ pub struct Config {
     pub grace_open: Duration,
     /// How long a connection to an exposed port waits for a transport before it is reset.
     pub hold: Duration,
+    /// Where transports come by port-forward, if they may.
+    pub entrance: Option<IpAddr>,
     /// Which addresses may be dialled.
     pub targets: TargetPolicy,
     /// The address that listeners bind and upstreams are dialled from; none means any.
@@ -105,6 +109,9 @@ pub enum ConfigError {
     /// Not an IP address.
     #[error("{BIND} is not an IP address: '{0}'")]
     Bind(String),
+    /// Not a loopback address: other pods could reach it.
+    #[error("{ENTRANCE} is not a loopback address: '{0}'")]
+    Entrance(String),
     /// The hosts file cannot be read.
     #[error("read the hosts file {}", path.display())]
     ReadHosts {
@@ -146,6 +153,13 @@ impl Config {
         let grace = seconds(GRACE, DEFAULT_GRACE)?;
         let grace_open = seconds(GRACE_OPEN, DEFAULT_GRACE_OPEN)?;
         let hold = seconds(HOLD, DEFAULT_HOLD)?;
+        let entrance = match set(ENTRANCE) {
+            Some(value) => match value.parse::<IpAddr>() {
+                Ok(address) if address.is_loopback() => Some(address),
+                Ok(_) | Err(_) => return Err(ConfigError::Entrance(value)),
+            },
+            None => None,
+        };
         let targets = TargetPolicy::parse(&set(ALLOW_TARGETS).unwrap_or_default())?;
         let bind = match set(BIND) {
             Some(value) => Some(value.parse().map_err(|_| ConfigError::Bind(value))?),
@@ -166,6 +180,7 @@ impl Config {
             grace,
             grace_open,
             hold,
+            entrance,
             targets,
             bind,
             hosts,
@@ -216,6 +231,7 @@ mod tests {
         assert_eq!(config.hold, DEFAULT_HOLD);
         assert_eq!(config.first_attach, FIRST_ATTACH);
         assert_eq!(config.targets, TargetPolicy::default());
+        assert_eq!(config.entrance, None);
         assert_eq!(config.bind, None);
         assert_eq!(config.hosts, Hosts::default());
     }
@@ -226,6 +242,7 @@ mod tests {
             (GRACE, "3"),
             (GRACE_OPEN, "4"),
             (HOLD, "0"),
+            (ENTRANCE, "127.9.0.9"),
             (ALLOW_TARGETS, "127.8.0.0/16"),
             (BIND, "127.8.0.9"),
             (HOSTS, "hosts"),
@@ -234,6 +251,7 @@ mod tests {
         assert_eq!(config.grace, Duration::from_secs(3));
         assert_eq!(config.grace_open, Duration::from_secs(4));
         assert_eq!(config.hold, Duration::ZERO);
+        assert_eq!(config.entrance, Some("127.9.0.9".parse().unwrap()));
         assert_eq!(config.targets, TargetPolicy::parse("127.8.0.0/16").unwrap());
         assert_eq!(config.bind, Some("127.8.0.9".parse().unwrap()));
         assert_eq!(config.hosts.lookup("web").len(), 1);
@@ -263,6 +281,9 @@ mod tests {
             (GRACE, "-1"),
             (GRACE_OPEN, "2m"),
             (HOLD, "0.5"),
+            (ENTRANCE, "on"),
+            (ENTRANCE, "0.0.0.0"),
+            (ENTRANCE, "10.1.2.3"),
             (ALLOW_TARGETS, "web"),
             (BIND, "web"),
         ] {

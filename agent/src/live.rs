@@ -22,6 +22,7 @@ use tunnel_wire::hello::{HELLO_TIMEOUT, Hello, SessionId, Verdict};
 use tunnel_wire::link::{self, LinkHandle, TransportEnd};
 use tunnel_wire::session::{self, End};
 
+use crate::Task;
 use crate::agent::Transport;
 use crate::config::Config;
 use crate::log::{LineTx, Log, chain};
@@ -45,6 +46,8 @@ pub(crate) struct LiveSession {
     id: u64,
     /// Number of the newest transport it has had.
     newest: u32,
+    /// Port of the entrance, 0 for none.
+    entrance: u16,
     link: LinkHandle,
     serving: Arc<Serving>,
     /// Whoever holds it has the link. A transport that was given up lets go of it only when its future is gone,
@@ -73,17 +76,25 @@ impl fmt::Debug for LiveSession {
 
 impl LiveSession {
     /// A session over its first transport.
-    pub(crate) fn start(config: &Arc<Config>, log: &Log, proven: Proven) -> Self {
+    ///
+    /// Each hello's answer tells the port of the `entrance`.
+    pub(crate) fn start(config: &Arc<Config>, log: &Log, entrance: u16, proven: Proven) -> Self {
         let (link, io) = link::channel();
         let (session, incoming, driver) = session::start(End::Agent, link.clone(), io);
         let serving = Serving::new(Arc::clone(config), log.clone(), session, link.clone());
         let serving = Arc::new(serving);
         let mut tasks = JoinSet::new();
-        tasks.spawn(driver.run());
-        tasks.spawn(streams::serve(Arc::clone(&serving), incoming));
+        let parts: [Task; 2] = [
+            Box::pin(driver.run()),
+            Box::pin(streams::serve(Arc::clone(&serving), incoming)),
+        ];
+        for part in parts {
+            tasks.spawn(part);
+        }
         let mut live = Self {
             id: proven.hello.link,
             newest: 0,
+            entrance,
             link,
             serving,
             turn: Arc::default(),
@@ -126,11 +137,16 @@ impl LiveSession {
     pub(crate) fn attach(&mut self, proven: Proven) {
         self.newest = proven.hello.transport;
         let lines = proven.transport.lines.clone();
-        let session = self.serving.config.session.clone();
+        let answer = Hello {
+            entrance: self.entrance,
+            ..proven
+                .hello
+                .answer(self.serving.config.session.clone(), Verdict::Accepted, 0)
+        };
         let (link, turn) = (self.link.clone(), Arc::clone(&self.turn));
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let end = run_transport(session, &link, &turn, proven).await;
+            let end = run_transport(answer, &link, &turn, proven).await;
             if end.is_final() {
                 link.close(end.clone());
             }
@@ -184,9 +200,9 @@ impl LiveSession {
     }
 }
 
-/// Answers the hello and runs the link over the transport, to its end.
+/// Answers the hello, once the position in it is final, and runs the link over the transport, to its end.
 async fn run_transport(
-    session: SessionId,
+    mut answer: Hello,
     link: &LinkHandle,
     turn: &Mutex<()>,
     proven: Proven,
@@ -200,7 +216,7 @@ async fn run_transport(
     } = transport;
     let run = async {
         let _turn = turn.lock().await;
-        let answer = hello.answer(session, Verdict::Accepted, link.progress().received);
+        answer.received = link.progress().received;
         match timeout(HELLO_TIMEOUT, answer.write(&mut writer)).await {
             Ok(Ok(())) => link.run(reader, writer, hello.received).await,
             Ok(Err(error)) => TransportEnd::Failed(chain(&error)),

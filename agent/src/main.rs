@@ -117,7 +117,7 @@ async fn run(config: Config, socket: PathBuf) -> ExitCode {
             ("version", &env!("CARGO_PKG_VERSION")),
         ],
     );
-    let agent = Agent::new(config, log.clone());
+    let agent = Agent::new(config, log.clone()).open_entrance().await;
     let status = agent.status();
     let (transports_tx, transports_rx) = mpsc::channel(1);
     let stop = CancellationToken::new();

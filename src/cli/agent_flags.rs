@@ -11,7 +11,7 @@ use crate::{
         agents::{AgentBinaries, AgentBinaryError},
         options::{
             AgentOptions, AgentSource, AllowTarget, Architecture, ArchitectureError, ImagePullPolicy, Mesh,
-            Resources,
+            Resources, TransportChoice,
         },
         patch::{PatchError, PodPatch},
         quantity,
@@ -97,6 +97,11 @@ pub struct AgentFlags {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = go_duration::parse_duration)]
     pub max_lifetime: Duration,
 
+    /// What carries the session: auto starts on exec and moves to port-forward where that is allowed and no slower;
+    /// with port-forward the command fails where that cannot be had
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = ["auto", "exec", "port-forward"])]
+    pub transport: String,
+
     /// Loopback or link-local IP or network the agent may dial (repeatable), such as 127.0.0.1
     #[arg(long, value_name = "IP|CIDR", value_delimiter = ',')]
     pub allow_target: Vec<String>,
@@ -172,6 +177,11 @@ impl AgentFlags {
             grace_open,
             hold: self.hold,
             max_lifetime: self.max_lifetime,
+            transport: match self.transport.as_str() {
+                "exec" => TransportChoice::Exec,
+                "port-forward" => TransportChoice::PortForward,
+                _ => TransportChoice::Auto,
+            },
             allow_targets: self
                 .allow_target
                 .iter()
@@ -300,6 +310,7 @@ mod tests {
         assert_eq!(options.mesh, Mesh::Exclude);
         assert_eq!(options.image_pull_policy, ImagePullPolicy::IfNotPresent);
         assert_eq!(options.architecture, None);
+        assert_eq!(options.transport, TransportChoice::Auto);
         assert_eq!(
             (options.pod_running_timeout, options.max_lifetime),
             (Duration::from_secs(60), Duration::from_secs(86_400))

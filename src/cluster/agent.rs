@@ -19,6 +19,8 @@ pub struct Agent {
     pub architecture: Architecture,
     /// What the flags said, or what the namespace's policy made of it.
     pub resources: Resources,
+    /// Whether we may port-forward into its pod, as far as could be asked.
+    pub port_forward: bool,
     /// Path of the agent's binary in the container.
     pub binary: &'static str,
     /// The Service of `expose`.

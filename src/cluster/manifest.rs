@@ -24,7 +24,7 @@ use super::{
         LABEL_COMPONENT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_USER,
         LABEL_VERSION, SCRATCH_PATH, SessionId,
     },
-    options::{AgentOptions, AgentSource, Architecture, Mesh, Resources},
+    options::{AgentOptions, AgentSource, Architecture, Mesh, Resources, TransportChoice},
     patch::{self, PatchError},
     peer::Peer,
 };
@@ -279,6 +279,9 @@ impl AgentSpec<'_> {
             template["spec"]["imagePullSecrets"] = Value::Array(secrets);
         }
         patch::apply(&mut template, &self.options.patches)?;
+        if self.options.transport != TransportChoice::Exec {
+            open_entrance(&mut template);
+        }
         Ok(template)
     }
 
@@ -348,6 +351,22 @@ impl AgentSpec<'_> {
 /// Without `blockOwnerDeletion`: setting it needs a right on `jobs/finalizers` that `edit` lacks.
 pub fn owner_reference(job_name: &str, job_uid: &str) -> Value {
     json!({"apiVersion": "batch/v1", "kind": "Job", "name": job_name, "uid": job_uid, "controller": false})
+}
+
+/// Lets the agent take transports on its pod's loopback. In the host's network that would be the node's, where others
+/// are at home: there it has none.
+fn open_entrance(template: &mut Value) {
+    if template["spec"]["hostNetwork"] == true {
+        return;
+    }
+    let containers = template["spec"]["containers"].as_array_mut();
+    let agent = containers
+        .into_iter()
+        .flatten()
+        .find(|container| container["name"] == AGENT_CONTAINER);
+    if let Some(Value::Array(environment)) = agent.and_then(|agent| agent.get_mut("env")) {
+        environment.push(json!({"name": "TUNNEL_ENTRANCE", "value": "127.0.0.1"}));
+    }
 }
 
 /// Each mesh reads its own key, some a label and some an annotation.

@@ -32,8 +32,22 @@ pub struct AgentOptions {
     pub hold: Duration,
     /// The session's maximum age.
     pub max_lifetime: Duration,
+    /// Which ways lead to the agent; its entrance for port-forward is open accordingly.
+    pub transport: TransportChoice,
     /// Loopback and link-local targets the agent may dial nevertheless.
     pub allow_targets: Vec<AllowTarget>,
+}
+
+/// What carries the session between here and the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportChoice {
+    /// Exec, and port-forward where that may be had and is better.
+    #[default]
+    Auto,
+    /// Exec alone.
+    Exec,
+    /// Port-forward, once exec has carried the session's secret.
+    PortForward,
 }
 
 /// Where the agent's binary comes from.

@@ -22,10 +22,10 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinSet;
 
 use super::api_error::{ApiError, Call, shorten};
 use super::client::ApiServer;
@@ -50,7 +50,6 @@ const REFUSED: &str = "connection refused";
 pub struct PortForward {
     incoming: Incoming,
     outgoing: Outgoing,
-    tasks: JoinSet<()>,
 }
 
 /// The node could not connect to the port, or lost the connection.
@@ -96,6 +95,20 @@ pub async fn connect(
     pod: &str,
     port: u16,
 ) -> Result<PortForward, ApiError> {
+    connect_within(server.request_timeout(), server, namespace, pod, port).await
+}
+
+/// [`connect`] with another deadline; none is without limit.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn connect_within(
+    limit: Option<Duration>,
+    server: &ApiServer,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+) -> Result<PortForward, ApiError> {
     let call = Call::new("get", "pods/portforward")
         .named(pod)
         .in_namespace(namespace);
@@ -104,15 +117,18 @@ pub async fn connect(
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}");
         websocket::open(&client, &uri, &[tunnel::PROTOCOL, CHANNELS]).await
     };
-    let (websocket, protocol) = server.request(call, handshake).await.map_err(name_verb)?;
+    let granted = match limit {
+        Some(limit) => server.request_within(limit, call, handshake).await,
+        None => handshake.await.map_err(|error| server.explain(call, error)),
+    };
+    let (websocket, protocol) = granted.map_err(name_verb)?;
     let pod = pod.to_owned();
     let complaint = move |words: &Bytes| complaint(pod, port, words);
-    let (incoming, outgoing, tasks) = if protocol == tunnel::PROTOCOL {
-        let started = messages::start(
-            websocket,
-            Head::Stream(tunnel::DATA),
-            |source, incoming_tx, aside_tx| tunnel::read(source, incoming_tx, aside_tx, complaint),
-        );
+    let (incoming, outgoing, mut tasks) = if protocol == tunnel::PROTOCOL {
+        let head = Head::Stream(tunnel::DATA);
+        let started = messages::start(websocket, head, |source, incoming_tx, aside_tx| {
+            tunnel::read(source, incoming_tx, aside_tx, complaint)
+        });
         started.1.begin(tunnel::opening(port));
         started
     } else {
@@ -120,11 +136,17 @@ pub async fn connect(
             read(source, incoming_tx, complaint)
         })
     };
-    Ok(PortForward {
-        incoming,
-        outgoing,
-        tasks,
-    })
+    // They end by themselves, and what was written still goes out.
+    tasks.detach_all();
+    Ok(PortForward { incoming, outgoing })
+}
+
+impl PortForward {
+    /// Both directions, for those who use them apart. The connection is closed once both are dropped, or the second
+    /// one is shut down.
+    pub fn into_split(self) -> (Incoming, Outgoing) {
+        (self.incoming, self.outgoing)
+    }
 }
 
 /// The upgrade is a `get`, and the handler also asks for `create`: a refusal of that ends without words.
@@ -192,13 +214,6 @@ fn cause(text: &str) -> String {
         }
     }
     shorten(text)
-}
-
-impl Drop for PortForward {
-    fn drop(&mut self) {
-        // They end by themselves, and what was written still goes out.
-        self.tasks.detach_all();
-    }
 }
 
 impl AsyncRead for PortForward {

@@ -17,6 +17,7 @@ use super::{
     answer::{is_forbidden, is_not_found},
     api_error::ApiError,
     client::ApiServer,
+    options::TransportChoice,
 };
 
 /// Access reviews in flight at once; each may cost a connection.
@@ -67,6 +68,12 @@ const EXPOSE: [Right; 5] = [
 /// What `expose --allow-from` needs on top of that.
 const ALLOW_FROM: [Right; 1] = [right("create", "networking.k8s.io", "networkpolicies")];
 
+/// What a session over port-forward needs on top.
+const TRANSPORT: [Right; 2] = [
+    right("get", "", "pods/portforward"),
+    right("create", "", "pods/portforward"),
+];
+
 /// What connections by the API's port-forward need, and the choice of a pod for each.
 const PORT_FORWARD: [Right; 4] = [
     right("list", "", "pods"),
@@ -90,6 +97,8 @@ pub struct Needs {
     pub expose: bool,
     /// A NetworkPolicy is made for it.
     pub allow_from: bool,
+    /// What carries it.
+    pub transport: TransportChoice,
 }
 
 /// The optional rights we have.
@@ -104,6 +113,8 @@ pub struct Granted {
     pub dry_run: bool,
     /// The Service's readiness can be seen.
     pub endpoint_slices: bool,
+    /// The session can be carried by port-forward.
+    pub port_forward: bool,
 }
 
 /// The session cannot run with our rights, or we could not find out.
@@ -159,12 +170,20 @@ pub async fn check(server: &ApiServer, namespace: &str, needs: Needs) -> Result<
         .iter()
         .chain(if needs.expose { &EXPOSE[..] } else { &[] })
         .chain(if needs.allow_from { &ALLOW_FROM[..] } else { &[] })
+        .chain(match needs.transport {
+            TransportChoice::PortForward => &TRANSPORT[..],
+            TransportChoice::Auto | TransportChoice::Exec => &[],
+        })
         .copied()
         .collect();
     let optional: Vec<Right> = [&EVENTS[..], &LOGS, &DRY_RUN]
         .into_iter()
         .flatten()
         .chain(if needs.expose { &ENDPOINTS[..] } else { &[] })
+        .chain(match needs.transport {
+            TransportChoice::Auto => &TRANSPORT[..],
+            TransportChoice::PortForward | TransportChoice::Exec => &[],
+        })
         .copied()
         .collect();
 
@@ -177,6 +196,7 @@ pub async fn check(server: &ApiServer, namespace: &str, needs: Needs) -> Result<
         pod_logs: granted(&LOGS),
         dry_run: granted(&DRY_RUN),
         endpoint_slices: granted(&ENDPOINTS),
+        port_forward: granted(&TRANSPORT),
     })
 }
 

@@ -1,6 +1,6 @@
-//! Execs into agents: transports for the session, and the question `state` for a sweep.
+//! Ways into agents: transports for the session, and the question `state` for a sweep.
 //!
-//! Joins the cluster's exec and the session's [`Transports`], which do not know each other. The agent's log
+//! Joins the cluster's exec and port-forward and the session's [`Transports`], which do not know each other. The agent's log
 //! lines end here: warnings are said, the rest goes to the log.
 
 use std::collections::VecDeque;
@@ -11,11 +11,13 @@ use futures::FutureExt;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tunnel_wire::hello::HelloError;
 
 use crate::cluster::agent::Agent;
 use crate::cluster::client::{Access, ApiServer};
 use crate::cluster::exec::{self, Command, ExecEnd, Monitor};
+use crate::cluster::port_forward;
 use crate::cluster::sweep::{AgentPod, AgentState, AskAgent, AskError};
 use crate::cluster::watch as agent_watch;
 use crate::error::AttachError;
@@ -26,6 +28,10 @@ use crate::ui::Printer;
 /// that is down it may only find that out by itself.
 const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(10);
 
+/// So soon after a grant credentials are as good as fresh ones: the second way, which is tried right after the first,
+/// must not make a plugin ask its person twice.
+const FRESH: Duration = Duration::from_secs(60);
+
 /// How long the end status may come after the end of the data.
 const STATUS_WAIT: Duration = Duration::from_millis(500);
 
@@ -35,7 +41,7 @@ const LAST_LINES: usize = 5;
 /// Longest answer to `state`, in bytes.
 const STATE_LINE: u64 = 4096;
 
-/// Transports into one agent, by exec. Each after the first comes with credentials of its own, and with a look
+/// Transports into one agent, by exec and by port-forward. Each after the first comes with credentials of its own, and with a look
 /// at the agent when it does not lead there.
 #[derive(Debug)]
 pub(super) struct AgentTransports {
@@ -47,6 +53,8 @@ pub(super) struct AgentTransports {
     monitors: JoinSet<()>,
     end_rx: Option<watch::Receiver<Monitored>>,
     attached_before: bool,
+    /// When the API server granted the newest exec.
+    granted: Option<Instant>,
 }
 
 /// How the exec of the newest transport stands.
@@ -68,6 +76,7 @@ impl AgentTransports {
             monitors: JoinSet::new(),
             end_rx: None,
             attached_before: false,
+            granted: None,
         }
     }
 
@@ -113,6 +122,7 @@ impl AgentTransports {
             .server
             .request_within(patience, ("get", "pods/exec"), exec)
             .await?;
+        self.granted = Some(Instant::now());
         let (end_tx, end_rx) = watch::channel(Monitored::Running);
         self.end_rx = Some(end_rx);
         self.monitors.spawn(monitor(
@@ -137,7 +147,8 @@ impl AgentTransports {
             | AttachError::Credentials { .. }
             | AttachError::Container(_)
             | AttachError::Gone(_)
-            | AttachError::Hello { .. } => false,
+            | AttachError::Hello { .. }
+            | AttachError::Second(_) => false,
         };
         if !answered || !self.attached_before {
             return error;
@@ -161,6 +172,22 @@ impl Transports for AgentTransports {
             Ok(transport) => Ok(transport),
             Err(error) => Err(self.or_gone(error).await),
         }
+    }
+
+    async fn second(&mut self, port: u16, patience: Duration) -> Result<Transport, AttachError> {
+        if self.granted.is_none_or(|granted| granted.elapsed() > FRESH) {
+            self.renew().await?;
+        }
+        let Agent {
+            namespace, pod_name, ..
+        } = &self.agent;
+        let pipe =
+            port_forward::connect_within(Some(patience), &self.server, namespace, pod_name, port).await?;
+        let (reader, writer) = pipe.into_split();
+        Ok(Transport {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+        })
     }
 
     fn attached(&mut self) {

@@ -14,7 +14,7 @@ use super::expose::ExposePlan;
 use super::ready;
 use crate::cluster::agent::Agent;
 use crate::error::Error;
-use crate::session::{Phase, Standing, StandingTx};
+use crate::session::{Phase, Standing, StandingTx, Way};
 use crate::ui::event::{Ready, ReadyFile, State, StateName};
 use crate::ui::{Event, Printer};
 
@@ -118,6 +118,7 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
         }
         if let Some(facts) = lock(&facts).as_mut() {
             facts.ready.state = state.state;
+            facts.ready.transport_kind = state.transport_kind;
             facts.ready.reason = state.reason;
             facts.ready.attempt = state.attempt;
             facts.rewrite();
@@ -133,6 +134,7 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
 struct Told {
     reason: Option<Arc<str>>,
     state: Option<State>,
+    way: Option<Way>,
     ready: bool,
 }
 
@@ -162,18 +164,27 @@ impl Told {
                     }
                 }
             }
-            Phase::Ready { after, .. } => {
+            Phase::Ready { after, way, .. } => {
+                let fell_back = self.way.replace(*way) == Some(Way::PortForward) && *way == Way::Exec;
                 if self.reason.take().is_some() {
                     printer.steps_done();
                     let after = Duration::from_millis(millis(*after));
+                    let how = if fell_back {
+                        " by exec; port-forward is tried again"
+                    } else {
+                        ""
+                    };
                     printer.note(&format!(
-                        "reconnected after {}",
+                        "reconnected after {}{how}",
                         humantime::format_duration(after)
                     ));
                 }
             }
             // What comes next is another session.
-            Phase::Idle { .. } => self.reason = None,
+            Phase::Idle { .. } => {
+                self.reason = None;
+                self.way = None;
+            }
             Phase::Connecting | Phase::Draining | Phase::Closed => {}
         }
     }
@@ -187,8 +198,13 @@ fn state_of(phase: &Phase) -> Option<State> {
             ..StateName::Idle.into()
         },
         Phase::Connecting => StateName::Connecting.into(),
-        Phase::Ready { transport, after } => State {
+        Phase::Ready {
+            transport,
+            way,
+            after,
+        } => State {
             transport: Some(*transport),
+            transport_kind: Some(way.as_str()),
             after_ms: Some(millis(*after)),
             ..StateName::Ready.into()
         },

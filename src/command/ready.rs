@@ -27,6 +27,7 @@ pub(super) fn event(
         },
         reason: None,
         attempt: None,
+        transport_kind: None,
     }
 }
 

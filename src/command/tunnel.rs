@@ -39,7 +39,7 @@ use crate::cluster::service;
 use crate::error::Error;
 use crate::listener::Shell;
 use crate::reverse::{self, Gate};
-use crate::session::{Phase, Settings, StandingTx, WallClock};
+use crate::session::{Phase, SecondWay, Settings, StandingTx, WallClock, Way};
 use crate::ui::event::ReadyFile;
 use crate::ui::{Event, Output};
 
@@ -115,13 +115,14 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
     context.last_words.in_namespace(server.namespace());
     // A target that is not there, a port that is taken and a missing right are known before anything is made.
     let doors = tokio::select! {
-        doors = look_ahead(&plan, &server, context) => doors?,
+        doors = look_ahead(&plan, &options, &server, context) => doors?,
         () = orderly.cancelled() => return Ok(()),
     };
     let stage = Stage {
         settings: Settings {
             reconnect_max: plan.session.reconnect_max,
             transport_max_age: plan.session.transport_max_age,
+            second: SecondWay::Off,
             clock: WallClock::default(),
         },
         plan: &plan,
@@ -145,10 +146,19 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
 
 /// Everything that may be refused before there is a session. The start of one asks for its rights itself; one that may
 /// come in an hour must not wait for that.
-async fn look_ahead(plan: &Plan<'_>, server: &ApiServer, context: &Context) -> Result<Doors, Error> {
+async fn look_ahead(
+    plan: &Plan<'_>,
+    options: &AgentOptions,
+    server: &ApiServer,
+    context: &Context,
+) -> Result<Doors, Error> {
     let doors = Doors::open(plan, server, context).await?;
     if plan.on_demand.is_some() {
-        rights::check(server, server.namespace(), Needs::default())
+        let needs = Needs {
+            transport: options.transport,
+            ..Needs::default()
+        };
+        rights::check(server, server.namespace(), needs)
             .await
             .map_err(|error| Error::Start(error.into()))?;
     }
@@ -162,6 +172,7 @@ struct Stage<'a> {
     access: Access,
     server: &'a ApiServer,
     options: AgentOptions,
+    /// But for the second way, which depends on the agent.
     settings: Settings,
     standing_tx: StandingTx,
     narrator: Narrator,
@@ -241,7 +252,8 @@ impl Stage<'_> {
         }
         printer.steps_done();
         let expose = self.plan.expose.as_ref();
-        let ready = ready::event(self.server.namespace(), agent, expose, listeners);
+        let mut ready = ready::event(self.server.namespace(), agent, expose, listeners);
+        ready.transport_kind = self.standing_tx.way().map(Way::as_str);
         let facts = Facts::new(ready.clone(), self.plan.session.ready_file.as_deref())?;
         let print_env = self.plan.proxy.as_ref().and_then(|proxy| proxy.print_env);
         match (print_env, proxy_address) {

@@ -7,13 +7,13 @@ use crate::cluster::client::AccessError;
 use crate::cluster::exec::ExecEnd;
 use crate::cluster::failure::Failure;
 use crate::cluster::watch::AgentEnd;
-use crate::session::TransportError;
+use crate::session::{SecondError, TransportError};
 use tunnel_wire::hello::HelloError;
 
-/// Why an exec did not lead to the agent.
+/// Why an exec or a port-forward did not lead to the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// The API server did not grant the exec.
+    /// The API server did not grant it.
     #[error(transparent)]
     Api(#[from] ApiError),
     /// The exec ended before the agent answered.
@@ -42,6 +42,9 @@ pub enum AttachError {
         /// What the agent said.
         log: Vec<String>,
     },
+    /// The agent is there, but not by port-forward, which is wanted.
+    #[error("--transport=port-forward cannot be had: {0}")]
+    Second(SecondError),
 }
 
 impl TransportError for AttachError {
@@ -52,7 +55,28 @@ impl TransportError for AttachError {
             | Self::Ended(_)
             | Self::Access(_)
             | Self::Credentials { .. }
-            | Self::Hello { .. } => false,
+            | Self::Hello { .. }
+            | Self::Second(_) => false,
+        }
+    }
+
+    fn rules_out_second(&self) -> bool {
+        let Self::Api(error) = self else { return false };
+        match error {
+            ApiError::Forbidden { .. }
+            | ApiError::Invalid { .. }
+            | ApiError::Upgrade { .. }
+            | ApiError::UnexpectedAnswer { .. } => true,
+            // What a gateway says to requests that it does not know.
+            ApiError::Server { code, .. } => matches!(code, 405 | 501),
+            // The pod is gone, or the line is in trouble: exec will tell.
+            ApiError::NotFound { .. }
+            | ApiError::AlreadyExists { .. }
+            | ApiError::Conflict { .. }
+            | ApiError::Unreachable { .. }
+            | ApiError::Deadline { .. }
+            | ApiError::Credentials(_)
+            | ApiError::Unauthenticated { .. } => false,
         }
     }
 }

@@ -17,8 +17,10 @@ use super::clock::{Moment, Watchman, looks};
 use super::dial::{DialError, Dialled, Name};
 use super::lifetime::Lifetimes;
 use super::path::{PathJudge, Trial, moved};
+use super::second::Second;
+use super::second::attempt::Setback;
 use super::standing::{Phase, StandingTx};
-use super::{Over, Settings, TransportError, WallClock};
+use super::{Over, Settings, TransportError, WallClock, Way};
 
 /// Least and most time an attempt may take. In between: four round trips, or three times what the last
 /// attempt that succeeded took.
@@ -60,6 +62,7 @@ pub(super) struct Attached {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begin {
     pub(super) at: Instant,
+    pub(super) way: Way,
     progress: Progress,
 }
 
@@ -75,15 +78,17 @@ pub(super) enum Outcome<'a> {
 
 impl Attached {
     pub(super) fn start(link: &LinkHandle, dialled: Dialled) -> Self {
-        let begin = Begin {
-            at: Instant::now(),
-            progress: link.progress(),
-        };
         let Dialled {
             transport,
             answer,
             number,
+            way,
         } = dialled;
+        let begin = Begin {
+            at: Instant::now(),
+            way,
+            progress: link.progress(),
+        };
         let running = link.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -119,6 +124,8 @@ pub(super) enum Cause {
     Suspect,
     Woke(Duration),
     Aged,
+    /// The second way is due.
+    Second,
 }
 
 /// Everything about a link but the way to new transports.
@@ -130,7 +137,9 @@ pub(super) struct Care {
     pub(super) standing_tx: StandingTx,
     alive: Alive,
     watchman: Watchman,
-    lifetimes: Lifetimes,
+    /// By exec, and by the second way: another part of the path may be what cuts it.
+    lifetimes: (Lifetimes, Lifetimes),
+    pub(super) second: Second,
     pub(super) judge: PathJudge,
     /// The loss that is not over yet.
     pub(super) backoff: Option<Backoff>,
@@ -146,12 +155,17 @@ impl Care {
         standing_tx: StandingTx,
         alive: Alive,
         usual: Duration,
+        entrance: u16,
     ) -> Self {
         Self {
             link,
             name,
             watchman: Watchman::new(Moment::now(&settings.clock)),
-            lifetimes: Lifetimes::new(settings.transport_max_age),
+            lifetimes: (
+                Lifetimes::new(settings.transport_max_age),
+                Lifetimes::new(settings.transport_max_age),
+            ),
+            second: Second::new(settings.second, entrance),
             settings,
             standing_tx,
             alive,
@@ -172,6 +186,13 @@ impl Care {
         asleep
     }
 
+    fn lifetimes(&mut self, way: Way) -> &mut Lifetimes {
+        match way {
+            Way::Exec => &mut self.lifetimes.0,
+            Way::PortForward => &mut self.lifetimes.1,
+        }
+    }
+
     pub(super) fn patience(&self) -> Duration {
         let (least, most) = PATIENCE;
         least.max(self.link.rtt() * 4).max(self.usual * 3).min(most)
@@ -181,6 +202,12 @@ impl Care {
     pub(super) fn conclude<E>(&mut self, begin: Begin, outcome: Outcome<'_>) -> Result<(), Over<E>> {
         let (before, after) = (begin.progress, self.link.progress());
         let age = begin.at.elapsed();
+        if begin.way == Way::PortForward {
+            match outcome {
+                Outcome::Replaced => self.second.replaced(),
+                Outcome::Ended(_) | Outcome::Unanswered => self.second.ended(Instant::now(), age),
+            }
+        }
         if moved(before, after) || age >= HEALTHY_AFTER {
             self.backoff = None;
         }
@@ -190,7 +217,7 @@ impl Care {
             Outcome::Replaced => return Ok(()),
         };
         if let Some(TransportEnd::Ended | TransportEnd::Failed(_)) = end {
-            self.lifetimes.ended_at(age);
+            self.lifetimes(begin.way).ended_at(age);
         }
         let probe_open = self.link.probe_unanswered();
         let trial = Trial {
@@ -226,13 +253,29 @@ impl Care {
         });
     }
 
-    /// Waits until another transport is wanted.
-    pub(super) async fn guard(&mut self, attached: &mut Attached) -> Cause {
+    /// Draws conclusions from an attempt at the second way that came to nothing. Nobody has to do anything about it.
+    pub(super) fn note<E: TransportError>(&mut self, setback: &Setback<E>) {
+        if setback.is_lasting() {
+            self.second.rule_out();
+            tracing::info!("the session stays on exec, port-forward cannot be had: {setback}");
+        } else {
+            let pause = humantime::format_duration(self.second.failed(Instant::now()));
+            tracing::info!("the session stays on exec, port-forward is tried again in {pause}: {setback}");
+        }
+    }
+
+    /// When the second way is to be tried beside this transport.
+    pub(super) fn second_due(&self, attached: &Attached) -> Option<Instant> {
+        self.second.due(attached.begin.way, attached.begin.at)
+    }
+
+    /// Waits until another transport is wanted, at the latest when the second way is due.
+    pub(super) async fn guard(&mut self, attached: &mut Attached, second_due: Option<Instant>) -> Cause {
         let mut health_rx = self.link.health();
         let mut look = looks();
         let earliest = attached.renew_not_before.unwrap_or(attached.begin.at);
         let renew_at = self
-            .lifetimes
+            .lifetimes(attached.begin.way)
             .renew_at()
             .map(|age| (attached.begin.at + age).max(earliest));
         let reconnects = !self.settings.reconnect_max.is_zero();
@@ -244,6 +287,7 @@ impl Care {
                     return Cause::Suspect;
                 }
                 () = at(renew_at) => return Cause::Aged,
+                () = at(second_due) => return Cause::Second,
                 _ = look.tick() => {
                     if let Some(asleep) = self.look(true)
                         && reconnects

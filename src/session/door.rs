@@ -249,6 +249,7 @@ mod tests {
         let later = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             standing_tx.set_phase(Phase::Ready {
+                way: crate::session::Way::Exec,
                 transport: 2,
                 after: Duration::from_secs(3),
             });

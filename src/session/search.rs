@@ -55,7 +55,7 @@ impl Search {
             let_go: None,
             lost: Instant::now(),
             in_doubt: matches!(cause, Cause::Suspect | Cause::Woke(_)),
-            planned: matches!(cause, Cause::Aged),
+            planned: matches!(cause, Cause::Aged | Cause::Second),
             reason: match cause {
                 Cause::Ended(end) => end.to_string(),
                 Cause::Suspect => "the agent does not answer".to_owned(),
@@ -63,7 +63,7 @@ impl Search {
                     let seconds = Duration::from_secs(asleep.as_secs());
                     format!("asleep for {}", humantime::format_duration(seconds))
                 }
-                Cause::Aged => "planned".to_owned(),
+                Cause::Aged | Cause::Second => "planned".to_owned(),
             },
             look: looks(),
         }
@@ -149,7 +149,7 @@ impl Search {
         let well =
             care.link.heard() > self.lost || (self.planned && *care.link.health().borrow() == Health::Well);
         let attached = self.attached.take_if(|_| well)?;
-        self.say_ready(care, attached.number);
+        self.say_ready(care, &attached);
         Some(attached)
     }
 
@@ -171,17 +171,27 @@ impl Search {
         }
         care.judge.on_good_hello();
         let attached = Attached::start(&care.link, dialled);
-        self.say_ready(care, attached.number);
+        self.say_ready(care, &attached);
         Ok(attached)
     }
 
-    fn say_ready(&self, care: &Care, transport: u32) {
+    fn say_ready(&self, care: &Care, attached: &Attached) {
         let after = if self.planned {
             Duration::ZERO
         } else {
             self.lost.elapsed()
         };
-        care.standing_tx.set_phase(Phase::Ready { transport, after });
+        care.standing_tx.set_phase(Phase::Ready {
+            transport: attached.number,
+            way: attached.begin.way,
+            after,
+        });
+    }
+
+    /// Whatever was planned, the old transport is not well either.
+    pub(super) fn doubt(&mut self) {
+        self.planned = false;
+        self.in_doubt = self.attached.is_some();
     }
 
     /// Waits for the next attempt.
@@ -192,9 +202,7 @@ impl Search {
         began: Instant,
     ) -> Result<Paused, Over<E>> {
         reason.clone_into(&mut self.reason);
-        // Whatever was planned, the old one is not well either.
-        self.planned = false;
-        self.in_doubt = self.attached.is_some();
+        self.doubt();
         let now = Instant::now();
         let backoff = care.backoff();
         let delay = backoff.failed(reason, began, now, rand::random());

@@ -10,6 +10,7 @@ use futures::FutureExt as _;
 use tokio::sync::{Notify, watch};
 use tunnel_wire::Session;
 
+use super::Way;
 use super::door::Door;
 
 /// Where a session stands.
@@ -26,6 +27,8 @@ pub enum Phase {
     Ready {
         /// Which transport of the present agent this is.
         transport: u32,
+        /// How it comes to the agent.
+        way: Way,
         /// How long there was none before it; zero when it took over without a pause.
         after: Duration,
     },
@@ -100,6 +103,7 @@ impl StandingTx {
             standing.complete = false;
             standing.ready = Some(Phase::Ready {
                 transport: 1,
+                way: Way::Exec,
                 after: Duration::ZERO,
             });
             false
@@ -173,9 +177,10 @@ impl StandingTx {
             false
         });
         // Otherwise the keeper has lost its transport meanwhile, and says so itself when it has another.
-        if let Some(Phase::Ready { transport, .. }) = ready {
+        if let Some(Phase::Ready { transport, way, .. }) = ready {
             self.set_phase(Phase::Ready {
                 transport,
+                way,
                 after: lost,
             });
         }
@@ -209,6 +214,19 @@ impl StandingTx {
             standing.phase = phase;
             true
         });
+    }
+
+    /// What carries the session at this moment.
+    #[must_use]
+    pub fn way(&self) -> Option<Way> {
+        match self.standing.borrow().phase {
+            Phase::Ready { way, .. } => Some(way),
+            Phase::Idle { .. }
+            | Phase::Connecting
+            | Phase::Reconnecting { .. }
+            | Phase::Draining
+            | Phase::Closed => None,
+        }
     }
 
     /// The reading side.
@@ -265,6 +283,7 @@ mod tests {
         assert_eq!(transport(), None);
         let ready = |transport| Phase::Ready {
             transport,
+            way: Way::Exec,
             after: Duration::ZERO,
         };
         standing_tx.set_phase(ready(2));

@@ -1,18 +1,25 @@
-//! The plugin's end of a session over transports in memory that are cut, frozen, altered and refused.
+//! The plugin's end of a session over transports in memory that are cut, frozen, altered and refused. The second way
+//! has tests of its own.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tunnel_wire::hello::{self, SecretDigest};
+use tunnel_wire::entrance::{self, Key};
+use tunnel_wire::hello::{self, Hello, SecretDigest};
 use tunnel_wire::{Open, Protocol, Stream};
 
 use super::*;
+
+mod asleep;
+mod second;
+
+/// Of the entrance.
+const PORT: u16 = 40_000;
 
 const ID: &str = "x7k2p9";
 
@@ -23,26 +30,64 @@ fn secret() -> Secret {
 /// The other end: echoes each stream, over as many transports as come.
 struct Echo {
     link: LinkHandle,
-    pipes_rx: mpsc::Receiver<(Reader, Writer)>,
+    pipes_rx: mpsc::Receiver<(Reader, Writer, Way)>,
     digest: SecretDigest,
+    entrance: u16,
 }
 
 impl Echo {
     async fn run(mut self) {
         let mut running = JoinSet::new();
-        while let Some((mut reader, mut writer)) = self.pipes_rx.recv().await {
-            let id = ID.parse().unwrap();
-            let Ok(hello) = hello::accept(&mut reader, &mut writer, &id, &self.digest).await else {
+        let mut proofs = JoinSet::new();
+        let mut key = None;
+        loop {
+            let came = tokio::select! {
+                pipe = self.pipes_rx.recv() => match pipe {
+                    Some((reader, writer, way)) => {
+                        proofs.spawn(prove(reader, writer, way, self.digest.clone(), key.clone()));
+                        continue;
+                    }
+                    None => return,
+                },
+                Some(proof) = proofs.join_next() => proof.unwrap(),
+            };
+            let Some((reader, mut writer, hello)) = came else {
                 continue;
             };
+            let id: SessionId = ID.parse().unwrap();
+            key.get_or_insert_with(|| Key {
+                session: id.clone(),
+                link: hello.link,
+                secret: hello.secret.clone(),
+            });
             running.shutdown().await;
-            let answer = hello.answer(id, Verdict::Accepted, self.link.progress().received);
+            let mut answer = hello.answer(id, Verdict::Accepted, self.link.progress().received);
+            answer.entrance = self.entrance;
             if answer.write(&mut writer).await.is_ok() {
                 let link = self.link.clone();
                 running.spawn(async move { link.run(reader, writer, hello.received).await });
             }
         }
     }
+}
+
+/// What an agent does with a transport that comes by either way.
+async fn prove(
+    mut reader: Reader,
+    mut writer: Writer,
+    way: Way,
+    digest: SecretDigest,
+    key: Option<Key>,
+) -> Option<(Reader, Writer, Hello)> {
+    let hello = match way {
+        Way::Exec => hello::accept(&mut reader, &mut writer, &ID.parse().unwrap(), &digest)
+            .await
+            .ok()?,
+        Way::PortForward => entrance::admit(&mut reader, &mut writer, [4; 32], key)
+            .await
+            .ok()?,
+    };
+    Some((reader, writer, hello))
 }
 
 async fn echo(mut incoming: Incoming) {
@@ -78,6 +123,10 @@ impl TransportError for Refused {
     fn is_final(&self) -> bool {
         self.is_final
     }
+
+    fn rules_out_second(&self) -> bool {
+        self.is_final
+    }
 }
 
 /// A line whose transports the test breaks.
@@ -85,13 +134,14 @@ impl TransportError for Refused {
 struct Line(Arc<LineState>);
 
 struct LineState {
-    pipes_tx: mpsc::Sender<(Reader, Writer)>,
+    pipes_tx: mpsc::Sender<(Reader, Writer, Way)>,
     fates: Mutex<VecDeque<Fate>>,
     /// The fate when none is left.
     otherwise: Mutex<Fate>,
     dialled: Mutex<Vec<Instant>>,
     /// What the newest transport does; the ones before keep their own.
     newest: Mutex<watch::Sender<Traffic>>,
+    second: second::SecondLine,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +192,7 @@ impl Transports for Line {
         let far = (
             Box::new(Valve::new(far_reader, traffic_rx.clone(), false)) as Reader,
             Box::new(far_writer) as Writer,
+            Way::Exec,
         );
         self.0.pipes_tx.send(far).await.unwrap();
         let (reader, writer) = tokio::io::split(near);
@@ -149,6 +200,11 @@ impl Transports for Line {
             reader: Box::new(Valve::new(reader, traffic_rx, fate == Fate::Altered)),
             writer: Box::new(writer),
         })
+    }
+
+    async fn second(&mut self, port: u16, _: Duration) -> Result<Transport, Refused> {
+        assert_eq!(port, PORT);
+        self.0.second.connect(&self.0.pipes_tx).await
     }
 
     fn attached(&mut self) {}
@@ -216,6 +272,14 @@ impl<R: AsyncRead + Unpin> AsyncRead for Valve<R> {
     }
 }
 
+/// An agent, and a line to it.
+struct Scene {
+    line: Line,
+    standing_tx: StandingTx,
+    echo_link: LinkHandle,
+    tasks: JoinSet<()>,
+}
+
 struct Stage {
     line: Line,
     running: Running<Refused>,
@@ -228,12 +292,14 @@ fn settings() -> Settings {
     Settings {
         reconnect_max: Duration::from_secs(300),
         transport_max_age: None,
+        second: SecondWay::Off,
         clock: WallClock::default(),
     }
 }
 
-impl Stage {
-    async fn start(settings: Settings) -> Self {
+impl Scene {
+    /// With an entrance at this port.
+    fn set(entrance: u16) -> Self {
         let mut tasks = JoinSet::new();
         let (pipes_tx, pipes_rx) = mpsc::channel(8);
         let (echo_link, io) = link::channel();
@@ -247,6 +313,7 @@ impl Stage {
                 link,
                 pipes_rx,
                 digest,
+                entrance,
             }
             .run(),
         );
@@ -256,21 +323,35 @@ impl Stage {
             otherwise: Mutex::new(Fate::Works),
             dialled: Mutex::default(),
             newest: Mutex::new(watch::Sender::new(Traffic::Flows)),
+            second: second::SecondLine::default(),
         }));
-        let standing_tx = StandingTx::default();
-        let id = ID.parse().unwrap();
-        let connected = connect(line.clone(), &id, &secret(), &settings, &standing_tx).await;
-        let Ok(running) = connected else {
-            panic!("the first transport works");
-        };
-        standing_tx.complete(Duration::ZERO);
         Self {
             line,
-            running,
-            standing_tx,
+            standing_tx: StandingTx::default(),
             echo_link,
-            _tasks: tasks,
+            tasks,
         }
+    }
+
+    async fn connect(self, settings: &Settings) -> Result<Stage, ConnectError<Refused>> {
+        let id = ID.parse().unwrap();
+        let connected = connect(self.line.clone(), &id, &secret(), settings, &self.standing_tx).await;
+        let running = connected.map_err(|(_, error)| error)?;
+        self.standing_tx.complete(Duration::ZERO);
+        Ok(Stage {
+            line: self.line,
+            running,
+            standing_tx: self.standing_tx,
+            echo_link: self.echo_link,
+            _tasks: self.tasks,
+        })
+    }
+}
+
+impl Stage {
+    async fn start(settings: Settings) -> Self {
+        let connected = Scene::set(PORT).connect(&settings).await;
+        connected.expect("the first transport works")
     }
 
     async fn open(&self) -> Stream {
@@ -439,55 +520,4 @@ async fn a_transport_is_replaced_before_its_age_without_a_pause() {
     }
     assert_eq!(stage.line.dialled().len(), 4);
     assert!(longest < Duration::from_millis(100), "{longest:?}");
-}
-
-/// A clock that the test sets.
-#[derive(Clone)]
-struct Bedside(Arc<Mutex<Duration>>);
-
-impl Bedside {
-    fn clock(&self) -> WallClock {
-        let (slept, start) = (Arc::clone(&self.0), Instant::now());
-        WallClock::new(move || SystemTime::UNIX_EPOCH + start.elapsed() + *slept.lock().unwrap())
-    }
-
-    fn sleep(&self, time: Duration) {
-        *self.0.lock().unwrap() += time;
-    }
-}
-
-const NIGHT: Duration = Duration::from_secs(8 * 3600);
-
-#[tokio::test(start_paused = true)]
-async fn a_laptop_that_wakes_up_connects_at_once() {
-    let bedside = Bedside(Arc::default());
-    let stage = Stage::start(Settings {
-        clock: bedside.clock(),
-        ..settings()
-    })
-    .await;
-    let mut stream = stage.open().await;
-    stage.line.freeze();
-    let asleep = Instant::now();
-    bedside.sleep(NIGHT);
-    exchange(&mut stream, b"good morning").await;
-    assert!(asleep.elapsed() <= Duration::from_secs(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_agent_that_did_not_outlive_the_night_is_known_to_be_long_unheard() {
-    let bedside = Bedside(Arc::default());
-    let mut stage = Stage::start(Settings {
-        clock: bedside.clock(),
-        reconnect_max: Duration::from_secs(10),
-        ..settings()
-    })
-    .await;
-    stage.line.freeze();
-    bedside.sleep(NIGHT);
-    // Without a network for a while, and then without an agent; neither is the end of the patience.
-    stage.line.next_ones(&[Fate::Refused, Fate::Refused]);
-    stage.line.later_ones(Fate::Gone);
-    assert!(matches!(stage.running.over().await, Over::Transport(_)));
-    assert!(stage.running.unheard() >= NIGHT);
 }

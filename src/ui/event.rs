@@ -90,6 +90,9 @@ pub struct State {
     /// Which connection to the present agent it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<u32>,
+    /// What carries it: `exec` or `port-forward`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport_kind: Option<&'static str>,
     /// How long there was none, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after_ms: Option<u64>,
@@ -102,6 +105,7 @@ impl From<StateName> for State {
             reason: None,
             attempt: None,
             transport: None,
+            transport_kind: None,
             after_ms: None,
         }
     }
@@ -146,6 +150,9 @@ pub struct Ready {
     /// Which attempt to get one is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// What carries the session: `exec` or `port-forward`; none while nothing does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport_kind: Option<&'static str>,
 }
 
 /// A local port.
@@ -344,6 +351,7 @@ mod tests {
             state: StateName::Ready,
             reason: None,
             attempt: None,
+            transport_kind: Some("exec"),
         })
     }
 

@@ -21,4 +21,5 @@ mod refuse;
 mod start;
 mod stream;
 mod survive;
+mod transport;
 mod upstream;

@@ -1,8 +1,9 @@
 //! Users without rights, and clusters that cannot be reached: the exit code, the reason, nothing created.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::namespace::{Namespace, kubectl_config};
 use crate::harness::settings::Settings;
@@ -29,32 +30,37 @@ fn nobody_is_told_which_right_is_missing() {
     });
 }
 
+/// A user who may do only this, as a kubeconfig.
+pub(crate) async fn user_with_rules(namespace: &Namespace, name: &str, rules: &Value) -> PathBuf {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+    namespace.create_object("serviceaccounts", account).await;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules,
+    });
+    namespace.create_object("roles", role).await;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace.name()}],
+    });
+    namespace.create_object("rolebindings", binding).await;
+    let token = namespace
+        .kubectl_ok(&["create", "token", name, "--duration=1h"])
+        .await;
+    user_with_token(namespace, name, token.trim())
+}
+
 #[test]
 #[ignore = "needs a cluster: make e2e"]
 fn a_single_missing_right_is_found_before_anything_is_created() {
     run(async {
         let namespace = Namespace::create().await;
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "half"}});
-        namespace.create_object("serviceaccounts", account).await;
-        let role = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "half"},
-            "rules": [
-                {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["*"]},
-                {"apiGroups": [""], "resources": ["pods", "pods/log", "configmaps", "services", "events"], "verbs": ["*"]},
-                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["*"]},
-            ],
-        });
-        namespace.create_object("roles", role).await;
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "half"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "half"},
-            "subjects": [{"kind": "ServiceAccount", "name": "half", "namespace": namespace.name()}],
-        });
-        namespace.create_object("rolebindings", binding).await;
-        let token = namespace
-            .kubectl_ok(&["create", "token", "half", "--duration=1h"])
-            .await;
-        let half = user_with_token(&namespace, "half", token.trim());
+        let rules = json!([
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["*"]},
+            {"apiGroups": [""], "resources": ["pods", "pods/log", "configmaps", "services", "events"], "verbs": ["*"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["*"]},
+        ]);
+        let half = user_with_rules(&namespace, "half", &rules).await;
         let ended = namespace.proxy(&[]).with_kubeconfig(&half).finish(TOLD).await;
         ended
             .expect_code(4)
@@ -72,7 +78,7 @@ fn a_single_missing_right_is_found_before_anything_is_created() {
 }
 
 /// The developer's kubeconfig with another user, who has only this token.
-fn user_with_token(namespace: &Namespace, name: &str, token: &str) -> std::path::PathBuf {
+fn user_with_token(namespace: &Namespace, name: &str, token: &str) -> PathBuf {
     let kubeconfig = namespace.kubeconfig_of(&Settings::get().developer, name);
     kubectl_config(
         &kubeconfig,

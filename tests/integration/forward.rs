@@ -330,7 +330,7 @@ async fn the_first_of_several_connections_that_reach_nobody_is_told() {
 }
 
 /// The developer without the rights to these resources.
-fn without(resources: &[&str]) -> Options {
+pub(crate) fn without(resources: &[&str]) -> Options {
     let mut rights = Rights::edit(&["dev"]);
     if let Rights::In { rules, .. } = &mut rights {
         for rule in rules {

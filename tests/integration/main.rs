@@ -13,3 +13,4 @@ mod succession;
 mod support;
 mod survive;
 mod traffic;
+mod transport;

@@ -19,7 +19,9 @@ use kubectl_tunnel::cluster::identity::identify;
 use kubectl_tunnel::cluster::kubeconfig::Overrides;
 use kubectl_tunnel::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use kubectl_tunnel::cluster::names::SessionId;
-use kubectl_tunnel::cluster::options::{AgentOptions, AgentSource, ImagePullPolicy, Mesh, Resources};
+use kubectl_tunnel::cluster::options::{
+    AgentOptions, AgentSource, ImagePullPolicy, Mesh, Resources, TransportChoice,
+};
 use kubectl_tunnel::cluster::start::{self, StartError, StartRequest};
 use kubectl_tunnel::cluster::sweep::{self, AgentState, AskAgent, Scope, SweepOptions};
 use kubectl_tunnel::cluster::watch::{self, AgentEnd};
@@ -164,6 +166,7 @@ fn options() -> AgentOptions {
         grace_open: Duration::from_secs(120),
         hold: Duration::from_secs(10),
         max_lifetime: Duration::from_secs(3600),
+        transport: TransportChoice::Auto,
         allow_targets: Vec::new(),
     }
 }

@@ -132,7 +132,15 @@ impl Stage {
 
     /// Starts `proxy` on a free port and waits for it; returns it with the address.
     pub(crate) async fn proxy(&self) -> (Plugin, String) {
-        let mut plugin = self.plugin("proxy", &["proxy", "--listen", "127.0.0.1:0"]);
+        self.proxy_with(&[]).await
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn proxy_with(&self, arguments: &[&str]) -> (Plugin, String) {
+        let mut plugin = self.plugin(
+            "proxy",
+            &[&["proxy", "--listen", "127.0.0.1:0"], arguments].concat(),
+        );
         let ready = plugin.ready().await;
         let address = ready["listeners"][0]["address"].as_str().unwrap().to_owned();
         (plugin, address)

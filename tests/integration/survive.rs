@@ -16,13 +16,13 @@ use tokio::time::{sleep, timeout};
 use crate::support::{DEADLINE, POLL, Plugin, Stage, get_through};
 
 /// One connection through the proxy, used again and again.
-struct Kept {
+pub(crate) struct Kept {
     stream: TcpStream,
     host: String,
 }
 
 impl Kept {
-    async fn connect(proxy: &str, host: &str) -> Self {
+    pub(crate) async fn connect(proxy: &str, host: &str) -> Self {
         let mut stream = TcpStream::connect(proxy).await.unwrap();
         let connect = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         stream.write_all(connect.as_bytes()).await.unwrap();
@@ -42,7 +42,7 @@ impl Kept {
         String::from_utf8(head).unwrap()
     }
 
-    async fn get(&mut self, path: &str) -> String {
+    pub(crate) async fn get(&mut self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
         self.stream.write_all(request.as_bytes()).await.unwrap();
         let head = self.head().await;
@@ -62,7 +62,7 @@ impl Kept {
 }
 
 /// Waits until the ready file fulfils `reached`.
-async fn until_file(plugin: &Plugin, reached: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until_file(plugin: &Plugin, reached: impl Fn(&Value) -> bool) -> Value {
     let waiting = async {
         loop {
             let text = std::fs::read(plugin.ready_file()).unwrap_or_default();
@@ -80,7 +80,7 @@ async fn until_file(plugin: &Plugin, reached: impl Fn(&Value) -> bool) -> Value 
 #[tokio::test]
 async fn a_connection_goes_on_over_ten_lost_execs() {
     let stage = Stage::start().await;
-    let (plugin, proxy) = stage.proxy().await;
+    let (plugin, proxy) = stage.proxy_with(&["--transport=exec"]).await;
     let mut kept = Kept::connect(&proxy, &format!("web:{}", stage.web_port())).await;
     for round in 0..10 {
         if round % 2 == 0 {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "support of tests: a failure is the test's")]
 
 mod binary;
+mod entrance;
 mod forward;
 mod grace;
 mod lifecycle;

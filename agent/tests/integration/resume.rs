@@ -39,7 +39,7 @@ fn pattern() -> Vec<u8> {
 }
 
 /// Sends the pattern, ends that direction, and expects the pattern back.
-async fn exchange(name: &str, stream: impl AsyncRead + AsyncWrite + Unpin) {
+pub(crate) async fn exchange(name: &str, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let sent = pattern();
     let mut received = Vec::new();

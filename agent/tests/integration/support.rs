@@ -225,6 +225,8 @@ pub(crate) struct Plugin {
     pub(crate) lines: Option<mpsc::Receiver<String>>,
     /// The last hello said, without the position.
     pub(crate) hello: Hello,
+    /// The port of the agent's entrance, as the last answer told it.
+    pub(crate) entrance: u16,
     transport: JoinSet<TransportEnd>,
     _driver: JoinSet<()>,
 }
@@ -252,6 +254,7 @@ where
         link,
         lines: None,
         hello: hello(),
+        entrance: 0,
         transport: JoinSet::new(),
         _driver: tasks,
     };
@@ -268,6 +271,7 @@ impl Plugin {
     {
         self.hello.received = self.link.progress().received;
         let answer = hello::connect(&mut reader, &mut writer, &self.hello).await?;
+        self.entrance = answer.entrance;
         self.transport.shutdown().await;
         let link = self.link.clone();
         self.transport.spawn(async move {

@@ -10,11 +10,12 @@
 //!   8  sender u8: 1 plugin, 2 agent
 //!   9  verdict u8: 0 accepted, 1 version, 2 secret, 3 session, 4 stale, 5 over, 6 replaced (a plugin sends 0)
 //!  10  session id, 16 bytes, padded with NUL
-//!  26  secret, 32 bytes (an agent sends zeros)
+//!  26  secret, 32 bytes (an agent sends zeros, and so does a plugin that came through the entrance)
 //!  58  link u64: chosen at random by the plugin for each link; an agent repeats it
 //!  66  transport number u32, counted by the plugin from 1 for each link
 //!  70  position received u64: link bytes this end has so far
-//!  78  software version: length u8, then at most 32 bytes
+//!  78  entrance u16: port of the agent's loopback where transports are taken too, 0 for none (a plugin sends 0)
+//!  80  software version: length u8, then at most 32 bytes
 //!  ..  crc32c u32 of everything before
 //! ```
 //!
@@ -35,9 +36,10 @@ use crate::version::{SOFTWARE_VERSION, WIRE_VERSION};
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MAGIC: [u8; 4] = *b"KTUN";
-const FRONT: usize = 8;
-/// Sender, verdict, id, secret, link, transport, position, version length, checksum.
-const MIN_BODY: usize = 1 + 1 + ID_LENGTH + 32 + 8 + 4 + 8 + 1 + 4;
+/// Magic, version and length: what tells how long the rest is.
+pub(crate) const FRONT: usize = 8;
+/// Sender, verdict, id, secret, link, transport, position, entrance, version length, checksum.
+const MIN_BODY: usize = 1 + 1 + ID_LENGTH + 32 + 8 + 4 + 8 + 2 + 1 + 4;
 const MAX_SOFTWARE: usize = 32;
 
 /// Who sent a hello.
@@ -89,6 +91,8 @@ pub struct Hello {
     pub transport: u32,
     /// Bytes of the link's stream the sender has received so far.
     pub received: u64,
+    /// The port of the agent's loopback where it takes transports too; see [`crate::entrance`]. 0 is none.
+    pub entrance: u16,
     /// The sender's software version, at most 32 bytes.
     pub software: String,
 }
@@ -143,6 +147,7 @@ impl Hello {
             link,
             transport,
             received,
+            entrance: 0,
             software: SOFTWARE_VERSION.to_owned(),
         }
     }
@@ -184,13 +189,12 @@ impl Hello {
         out.put_u16(u16::try_from(MIN_BODY + software.len()).expect("bounded by MAX_SOFTWARE"));
         out.put_u8(self.sender as u8);
         out.put_u8(self.verdict as u8);
-        let mut id = [0; ID_LENGTH];
-        id[..self.session.as_str().len()].copy_from_slice(self.session.as_str().as_bytes());
-        out.put_slice(&id);
+        out.put_slice(&self.session.padded());
         out.put_slice(self.secret.as_bytes());
         out.put_u64(self.link);
         out.put_u32(self.transport);
         out.put_u64(self.received);
+        out.put_u16(self.entrance);
         out.put_u8(u8::try_from(software.len()).expect("bounded by MAX_SOFTWARE"));
         out.put_slice(software);
         let crc = crc32c::crc32c(&out);
@@ -199,7 +203,7 @@ impl Hello {
     }
 
     /// Length of the whole hello, from its first eight bytes.
-    fn length(front: [u8; FRONT]) -> Result<usize, HelloError> {
+    pub(crate) fn length(front: [u8; FRONT]) -> Result<usize, HelloError> {
         if front[..4] != MAGIC {
             return Err(HelloError::NotAHello(front.escape_ascii().to_string()));
         }
@@ -254,6 +258,7 @@ impl Hello {
         let link = rest.get_u64();
         let transport = rest.get_u32();
         let received = rest.get_u64();
+        let entrance = rest.get_u16();
         if usize::from(rest.get_u8()) != rest.len() {
             return Err(HelloError::Altered("software version"));
         }
@@ -267,6 +272,7 @@ impl Hello {
             link,
             transport,
             received,
+            entrance,
             software,
         })
     }
@@ -389,14 +395,15 @@ mod tests {
     #[test]
     fn fixed_vector() {
         let mut hello = Hello::plugin(id("x7k2p9"), secret(), 0x0a0b, 3, 0x0102);
+        hello.entrance = 0x1f90;
         hello.software = "0.1.0".to_owned();
         let text = crate::hex(&hello.encode());
         assert_eq!(
             text,
             concat!(
                 "4b54554e",
-                "0003",
-                "0050",
+                "0004",
+                "0052",
                 "01",
                 "00",
                 "78376b32703900000000000000000000"
@@ -407,9 +414,10 @@ mod tests {
                     "0000000000000a0b",
                     "00000003",
                     "0000000000000102",
+                    "1f90",
                     "05",
                     "302e312e30",
-                    "f5a35018"
+                    "0676ac2e"
                 )
         );
     }

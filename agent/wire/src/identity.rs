@@ -25,6 +25,13 @@ impl SessionId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id in the room it has on the wire, padded with NUL.
+    pub(crate) fn padded(&self) -> [u8; ID_LENGTH] {
+        let mut id = [0; ID_LENGTH];
+        id[..self.0.len()].copy_from_slice(self.0.as_bytes());
+        id
+    }
 }
 
 impl FromStr for SessionId {
@@ -60,7 +67,7 @@ impl Secret {
         Self(bytes)
     }
 
-    /// The bytes, for the hello alone.
+    /// The bytes, for the hello, and as the key of [`crate::entrance`].
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -97,13 +104,17 @@ impl SecretDigest {
     /// Whether `secret` is the one. Takes the same time for every wrong secret.
     #[must_use]
     pub fn proves(&self, secret: &Secret) -> bool {
-        let other = secret.digest();
-        self.0
-            .iter()
-            .zip(other.0)
-            .fold(0, |difference, (a, b)| difference | (a ^ b))
-            == 0
+        equal(&self.0, &secret.digest().0)
     }
+}
+
+/// Takes the same time wherever the difference is.
+pub(crate) fn equal(one: &[u8; 32], other: &[u8]) -> bool {
+    let difference = one
+        .iter()
+        .zip(other)
+        .fold(0, |difference, (a, b)| difference | (a ^ b));
+    other.len() == one.len() && difference == 0
 }
 
 impl FromStr for SecretDigest {

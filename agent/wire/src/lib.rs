@@ -12,7 +12,8 @@
 //!   session    one yamux connection: opens, accepts, permits                  session.rs
 //!   link       keeps, acknowledges, repeats; heartbeat; outlives transports  link.rs, link/*.rs, frame.rs
 //!   hello      magic, version, session, secret, link, position: first bytes   hello.rs, identity.rs
-//!   transport  any AsyncRead + AsyncWrite (in life: an exec WebSocket)        -
+//!   entrance   proofs before the hello, where no exec leads                   entrance.rs
+//!   transport  any AsyncRead + AsyncWrite (in life: a WebSocket, by exec or port-forward)   -
 //! ```
 //!
 //! # Words
@@ -76,7 +77,8 @@
 //! | datagrams that wait for their stream, one flow, all flows of one owner | 1 MiB, 32 MiB ([`datagram::QUEUE_LIMIT`], [`datagram::BUDGET`]) |
 //! | heartbeat, silence that ends a transport | 5 s, 15 s ([`link::HEARTBEAT`], [`link::DEAD_AFTER`]) |
 //! | silence that makes one suspect | 2 s, or four round trips ([`link::SUSPECT_AFTER`]) |
-//! | the hello of either end | 5 s ([`hello::HELLO_TIMEOUT`]), at most 115 bytes |
+//! | the hello of either end | 5 s ([`hello::HELLO_TIMEOUT`]), at most 117 bytes |
+//! | the proofs before it at the entrance, the echoes between | 5 s, 8 of 80 KiB ([`entrance::MAX_ECHOES`]) |
 //!
 //! # Invariants
 //!
@@ -95,6 +97,7 @@
 
 pub mod budget;
 pub mod datagram;
+pub mod entrance;
 pub mod error;
 pub mod flow;
 pub mod frame;

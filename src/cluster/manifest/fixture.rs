@@ -6,7 +6,7 @@ use super::AgentSpec;
 use crate::cluster::{
     identity::Identity,
     names::SessionId,
-    options::{AgentOptions, AgentSource, Architecture, ImagePullPolicy, Mesh, Resources},
+    options::{AgentOptions, AgentSource, Architecture, ImagePullPolicy, Mesh, Resources, TransportChoice},
 };
 
 /// Owns what an [`AgentSpec`] borrows.
@@ -37,6 +37,7 @@ impl Fixture {
                 grace_open: std::time::Duration::from_secs(120),
                 hold: std::time::Duration::from_secs(10),
                 max_lifetime: std::time::Duration::from_secs(86_400),
+                transport: TransportChoice::Auto,
                 allow_targets: Vec::new(),
             },
             identity: Identity::from_name("developer"),

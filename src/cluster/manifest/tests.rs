@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{fixture::Fixture, *};
 use crate::cluster::{
     agents::AgentBinaries,
-    options::{AgentSource, Architecture, Mesh},
+    options::{AgentSource, Architecture, Mesh, TransportChoice},
     patch::PodPatch,
 };
 
@@ -177,6 +177,47 @@ fn options_reach_the_pod() {
     );
     let env = template["spec"]["containers"][0]["env"].as_array().unwrap();
     assert!(env.contains(&json!({"name": "TUNNEL_ALLOW_TARGETS", "value": "127.0.0.1,10.0.0.0/8"})));
+}
+
+#[test]
+fn the_entrance_is_open_on_the_pods_own_loopback_only() {
+    let opens = |transport, patches: &[&str]| {
+        let mut fixture = fixture();
+        fixture.options.transport = transport;
+        let patch = |text: &&str| PodPatch::parse(text, "--patch").unwrap();
+        fixture.options.patches = patches.iter().map(patch).collect();
+        let job = fixture.spec(Architecture::Amd64).job().unwrap();
+        let containers = job["spec"]["template"]["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let entrances = containers.iter().filter(|container| {
+            let environment = container["env"].as_array();
+            environment
+                .is_some_and(|environment| environment.iter().any(|entry| entry["name"] == "TUNNEL_ENTRANCE"))
+        });
+        entrances
+            .map(|container| container["name"].clone())
+            .collect::<Vec<_>>()
+    };
+    let beside = "{spec: {containers: [{name: sidecar, image: proxy, env: []}]}}";
+    for transport in [TransportChoice::Auto, TransportChoice::PortForward] {
+        assert_eq!(opens(transport, &[]), ["agent"]);
+        assert_eq!(opens(transport, &[beside]), ["agent"]);
+        assert!(opens(transport, &["{spec: {hostNetwork: true}}"]).is_empty());
+        // What counts is the pod as it will be.
+        let both = ["{spec: {hostNetwork: true}}", "{spec: {hostNetwork: false}}"];
+        assert_eq!(opens(transport, &both), ["agent"]);
+    }
+    assert!(opens(TransportChoice::Exec, &[]).is_empty());
+}
+
+#[test]
+fn a_patch_cannot_open_an_entrance() {
+    let mut fixture = fixture();
+    let text = "{spec: {containers: [{name: agent, env: [{name: TUNNEL_ENTRANCE, value: '127.0.0.1'}]}]}}";
+    fixture.options.patches = vec![PodPatch::parse(text, "--patch").unwrap()];
+    assert!(fixture.spec(Architecture::Amd64).job().is_err());
 }
 
 #[test]

@@ -20,15 +20,11 @@ async fn pair() -> (PortForward, WebSocketStream<DuplexStream>) {
         send(&mut node, &[channel, 81, 0]).await;
     }
     let complaint = |words: &Bytes| complaint("web-0".to_owned(), 81, words);
-    let (incoming, outgoing, tasks) = messages::start(near, Head::Channel(DATA), |source, tx, _| {
+    let (incoming, outgoing, mut tasks) = messages::start(near, Head::Channel(DATA), |source, tx, _| {
         read(source, tx, complaint)
     });
-    let pipe = PortForward {
-        incoming,
-        outgoing,
-        tasks,
-    };
-    (pipe, node)
+    tasks.detach_all();
+    (PortForward { incoming, outgoing }, node)
 }
 
 async fn send(node: &mut WebSocketStream<DuplexStream>, message: &[u8]) {

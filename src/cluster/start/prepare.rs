@@ -42,6 +42,7 @@ pub(super) async fn prepare(
             .service
             .as_ref()
             .is_some_and(|service| !service.allow_from.is_empty()),
+        transport: request.options.transport,
     };
     let (granted, identity, architecture, events_from, service) = tokio::join!(
         rights::check(server, namespace, needs),
@@ -95,6 +96,7 @@ pub(super) async fn prepare_successor(
             pod_logs: true,
             dry_run: false,
             endpoint_slices: true,
+            port_forward: previous.port_forward,
         },
         identity: identity?,
         architecture: previous.architecture,

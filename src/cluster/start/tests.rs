@@ -88,6 +88,7 @@ fn a_successor_takes_the_next_names_while_the_old_are_in_use() {
         pod_uid: "u".to_owned(),
         architecture: Architecture::Arm64,
         resources: resources.clone(),
+        port_forward: true,
         binary: "/tunnel/agent",
         service: None,
     };

@@ -16,6 +16,7 @@ fn agent() -> Agent {
         pod_uid: "pod-uid".to_owned(),
         architecture: Architecture::Amd64,
         resources: Resources::standard(),
+        port_forward: true,
         binary: "/tunnel/agent",
         service: None,
     }

@@ -18,13 +18,13 @@ use crate::cluster::agent::Agent;
 use crate::cluster::client::ApiServer;
 use crate::cluster::failure::Failure;
 use crate::cluster::lease::{self, LeaseEnd, LeasePhase, LeaseTerms};
-use crate::cluster::options::AgentOptions;
+use crate::cluster::options::{AgentOptions, TransportChoice};
 use crate::cluster::service::ServiceError;
 use crate::cluster::start::{self, StartError, StartRequest, StartStep};
 use crate::cluster::watch as agent_watch;
 use crate::error::{AttachError, Error};
 use crate::reverse::Gate;
-use crate::session::{self, ConnectError, Phase, Running};
+use crate::session::{self, ConnectError, Phase, Running, SecondWay, Settings};
 
 /// Between two execs into a container that is not there yet.
 const ATTACH_PAUSE: Duration = Duration::from_millis(50);
@@ -249,7 +249,11 @@ impl Tunnel<'_> {
             pod: agent.pod_name.clone(),
             source,
         };
-        let (session, settings) = (agent.session.wire(), &self.stage.settings);
+        let session = agent.session.wire();
+        let settings = &Settings {
+            second: self.second_way(agent, patient_until.is_some()),
+            ..self.stage.settings.clone()
+        };
         loop {
             let connected = session::connect(
                 transports,
@@ -267,6 +271,7 @@ impl Tunnel<'_> {
                     let log = log.lines();
                     (transports, AttachError::Hello { error, log })
                 }
+                Err((_, ConnectError::Second(error))) => return Err(failed(AttachError::Second(error))),
             };
             let patient = patient_until.is_some_and(|until| Instant::now() + SUCCEED_PAUSE < until);
             if matches!(error, AttachError::Api(_)) {
@@ -289,6 +294,22 @@ impl Tunnel<'_> {
                 return Err(failed(error));
             }
             sleep(ATTACH_PAUSE).await;
+        }
+    }
+
+    /// What is wanted of the second way to this agent. A `successor` is worth having without.
+    fn second_way(&self, agent: &Agent, successor: bool) -> SecondWay {
+        match self.stage.options.transport {
+            TransportChoice::Exec => SecondWay::Off,
+            TransportChoice::Auto if !agent.port_forward => {
+                tracing::info!("the session stays on exec, port-forward is not allowed here");
+                SecondWay::Off
+            }
+            // The first loss is the end, and no other way is worth that.
+            TransportChoice::Auto if self.stage.settings.reconnect_max.is_zero() => SecondWay::Off,
+            TransportChoice::Auto => SecondWay::IfBetter,
+            TransportChoice::PortForward if successor => SecondWay::Preferred,
+            TransportChoice::PortForward => SecondWay::Required,
         }
     }
 

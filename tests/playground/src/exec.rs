@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::http::status::Refusal;
 use crate::http::{Answer, Call};
+use crate::line::Upgrade;
 use crate::object;
 use crate::resource::Resource;
 use crate::store::Key;
@@ -64,7 +65,7 @@ pub(crate) fn upgrade(world: &Arc<World>, call: Call) -> Answer {
         half_close: protocol == V5,
     };
     // From the answer on, so that no moment is left in which a fault would miss this connection.
-    world.faults.lines.becomes_exec(&call.switch);
+    world.faults.lines.becomes(Upgrade::Exec, &call.switch);
     let upgrade = hyper::upgrade::on(call.request);
     world.spawn(async move {
         match upgrade.await {

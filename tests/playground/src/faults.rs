@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::{Method, StatusCode};
 
-use crate::line::Lines;
+use crate::line::{Lines, Upgrade};
 
 /// The switches of one playground.
 #[derive(Debug, Default)]
@@ -49,17 +49,27 @@ impl Faults {
 
     /// Resets every exec connection (the peer sees a TCP reset).
     pub fn reset_execs(&self) {
-        self.lines.reset_execs();
+        self.lines.reset(Upgrade::Exec);
     }
 
     /// Closes every exec connection without a status or a WebSocket close frame, as a restarting API server does.
     pub fn close_execs(&self) {
-        self.lines.close_execs();
+        self.lines.close(Upgrade::Exec);
     }
 
     /// While on, no byte passes on any exec connection, present or new.
     pub fn black_hole_execs(&self, on: bool) {
-        self.lines.silence_execs(on);
+        self.lines.silence(Upgrade::Exec, on);
+    }
+
+    /// Resets every port-forward connection.
+    pub fn reset_port_forwards(&self) {
+        self.lines.reset(Upgrade::PortForward);
+    }
+
+    /// While on, no byte passes on any port-forward connection, present or new.
+    pub fn black_hole_port_forwards(&self, on: bool) {
+        self.lines.silence(Upgrade::PortForward, on);
     }
 
     /// While on, no byte passes on any connection to the API server, present or new.

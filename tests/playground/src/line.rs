@@ -24,6 +24,14 @@ pub(crate) struct Lines {
     switches: Mutex<Vec<Weak<Switch>>>,
     silent: AtomicBool,
     silent_execs: AtomicBool,
+    silent_port_forwards: AtomicBool,
+}
+
+/// What was upgraded on a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    Exec,
+    PortForward,
 }
 
 /// The switch of one line, shared by the line and the faults.
@@ -31,6 +39,7 @@ pub(crate) struct Lines {
 pub(crate) struct Switch {
     mode: AtomicU8,
     carries_exec: AtomicBool,
+    carries_port_forward: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
@@ -44,6 +53,13 @@ impl Switch {
 
     fn mode(&self) -> u8 {
         self.mode.load(Ordering::Acquire)
+    }
+
+    fn carries(&self, upgrade: Upgrade) -> &AtomicBool {
+        match upgrade {
+            Upgrade::Exec => &self.carries_exec,
+            Upgrade::PortForward => &self.carries_port_forward,
+        }
     }
 }
 
@@ -59,25 +75,32 @@ impl Lines {
         Line { tcp, switch }
     }
 
-    /// From here on the line belongs to an exec.
-    pub(crate) fn becomes_exec(&self, switch: &Switch) {
-        switch.carries_exec.store(true, Ordering::Release);
-        if self.silent_execs.load(Ordering::Acquire) {
+    /// From here on the line belongs to an exec or a port-forward.
+    pub(crate) fn becomes(&self, upgrade: Upgrade, switch: &Switch) {
+        switch.carries(upgrade).store(true, Ordering::Release);
+        if self.silent_ones(upgrade).load(Ordering::Acquire) {
             switch.set(SILENT);
         }
     }
 
-    pub(crate) fn reset_execs(&self) {
-        self.set_execs(RESET);
+    pub(crate) fn reset(&self, upgrade: Upgrade) {
+        self.set(upgrade, RESET);
     }
 
-    pub(crate) fn close_execs(&self) {
-        self.set_execs(CLOSED);
+    pub(crate) fn close(&self, upgrade: Upgrade) {
+        self.set(upgrade, CLOSED);
     }
 
-    pub(crate) fn silence_execs(&self, silent: bool) {
-        self.silent_execs.store(silent, Ordering::Release);
-        self.set_execs(if silent { SILENT } else { OPEN });
+    pub(crate) fn silence(&self, upgrade: Upgrade, silent: bool) {
+        self.silent_ones(upgrade).store(silent, Ordering::Release);
+        self.set(upgrade, if silent { SILENT } else { OPEN });
+    }
+
+    fn silent_ones(&self, upgrade: Upgrade) -> &AtomicBool {
+        match upgrade {
+            Upgrade::Exec => &self.silent_execs,
+            Upgrade::PortForward => &self.silent_port_forwards,
+        }
     }
 
     pub(crate) fn silence_all(&self, silent: bool) {
@@ -85,9 +108,9 @@ impl Lines {
         self.each(|switch| switch.set(if silent { SILENT } else { OPEN }));
     }
 
-    fn set_execs(&self, mode: u8) {
+    fn set(&self, upgrade: Upgrade, mode: u8) {
         self.each(|switch| {
-            if switch.carries_exec.load(Ordering::Acquire) {
+            if switch.carries(upgrade).load(Ordering::Acquire) {
                 switch.set(mode);
             }
         });

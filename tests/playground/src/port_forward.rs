@@ -29,6 +29,7 @@ use crate::addresses::loopback_of;
 use crate::http::status::Refusal;
 use crate::http::{Answer, Call};
 use crate::kubelet::Sandbox;
+use crate::line::Upgrade;
 use crate::object;
 use crate::resource::Resource;
 use crate::store::Key;
@@ -63,6 +64,8 @@ pub(crate) fn upgrade(world: &Arc<World>, call: Call) -> Answer {
         .map_err(|_| Refusal::bad_request(format!("unable to parse {asked:?} as a port")))?;
     let (protocol, accept) = negotiate(&call, &[V4])?;
     let sandbox = world.sandboxes.get(object::uid(&pod));
+    // From the answer on, so that no moment is left in which a fault would miss this connection.
+    world.faults.lines.becomes(Upgrade::PortForward, &call.switch);
     let upgrade = hyper::upgrade::on(call.request);
     world.spawn(async move {
         match upgrade.await {

@@ -47,6 +47,8 @@ struct State {
     writer: Option<Waker>,
     health_tx: watch::Sender<Health>,
     health: Health,
+    probed_tx: watch::Sender<bool>,
+    probed: bool,
 }
 
 impl State {
@@ -61,6 +63,14 @@ impl State {
         if self.health != health {
             self.health = health;
             self.health_tx.send_replace(health);
+        }
+    }
+
+    fn observe_probe(&mut self) {
+        let probed = self.link.probe_passed();
+        if self.probed != probed {
+            self.probed = probed;
+            self.probed_tx.send_replace(probed);
         }
     }
 
@@ -142,6 +152,8 @@ pub fn channel_over(link: Link) -> (LinkHandle, LinkStream) {
         writer: None,
         health_tx: watch::Sender::new(Health::Detached),
         health: Health::Detached,
+        probed_tx: watch::Sender::new(false),
+        probed: false,
     };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
@@ -243,10 +255,21 @@ impl LinkHandle {
         self.shared.lock().closed.clone()
     }
 
-    /// Starts the corruption probe; see [`crate::probe`].
+    /// Starts the corruption probe; see [`crate::probe`]. Not while one is unanswered: what comes back of that one
+    /// would not be what this one sent.
     pub fn start_probe(&self) {
-        self.shared.lock().link.start_probe();
+        let mut state = self.shared.lock();
+        state.link.start_probe();
+        state.observe_probe();
+        drop(state);
         self.shared.stirred.notify_one();
+    }
+
+    /// Resolves once the newest probe has come back whole.
+    pub async fn probed(&self) {
+        let mut probed_rx = self.shared.lock().probed_tx.subscribe();
+        // The sender is as old as the link.
+        drop(probed_rx.wait_for(|probed| *probed).await);
     }
 
     /// Whether a probe was started and has not come back whole: if the transport ended meanwhile, the
@@ -304,6 +327,7 @@ impl LinkHandle {
             let taken = self.shared.change(|state, now| {
                 state.link.on_bytes(&mut buffer, now)?;
                 state.observe_health(now);
+                state.observe_probe();
                 state.wake();
                 Ok(())
             });

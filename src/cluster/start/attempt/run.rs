@@ -303,6 +303,7 @@ impl<'a> Run<'a> {
             pod_uid: pod.uid.clone(),
             architecture: spec.architecture,
             resources: spec.resources.clone(),
+            port_forward: self.attempt.starter.preparation.granted.port_forward,
             binary: match spec.options.source {
                 AgentSource::ConfigMap { .. } => AGENT_PATH,
                 AgentSource::Image(_) => AGENT_IMAGE_PATH,

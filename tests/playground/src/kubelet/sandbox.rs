@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::loopback_of;
 use crate::object;
 use crate::resource::Resource;
 use crate::store::Key;
@@ -282,6 +283,8 @@ fn environment(
         Some(list) => format!("{list},{}", world.options.allow_targets),
         None => world.options.allow_targets.clone(),
     };
+    // Only who wants an entrance gets one, at the address that its port-forward takes for the pod's loopback.
+    let entrance = known("TUNNEL_ENTRANCE").map(|_| ("TUNNEL_ENTRANCE", loopback_of(address).to_string()));
     let hosts = world.hosts_file(object::namespace(pod));
     let overrides = [
         (
@@ -294,7 +297,7 @@ fn environment(
         ("TUNNEL_HOSTS", hosts.display().to_string()),
         ("TUNNEL_ALLOW_TARGETS", allowed),
     ];
-    for (name, value) in overrides {
+    for (name, value) in overrides.into_iter().chain(entrance) {
         all.retain(|(other, _)| other != name);
         all.push((name.to_owned(), value));
     }
