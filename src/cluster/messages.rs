@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, Stream, StreamExt};
+use futures::{FutureExt, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -25,8 +26,8 @@ use tokio_util::sync::{CancellationToken, PollSender};
 /// Payload of one message: what every hop between API server and runtime passes on uncut.
 const MESSAGE: usize = 32 * 1024;
 
-/// Messages that wait between a task and the pipe's user, each way.
-const QUEUE: usize = 8;
+/// Messages that wait between a task and the pipe's user, each way: what comes within a [`REST`].
+const QUEUE: usize = 16;
 
 /// How long a WebSocket that is given up may take to say its last and to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -111,7 +112,43 @@ pub(super) struct Source<S> {
     incoming_tx: IncomingTx,
     /// Once nobody reads any more the last messages may still come; on a dead line nothing else ends the reading.
     nobody_reads: Pin<Box<dyn Future<Output = ()> + Send>>,
+    haste: Haste,
     closed: bool,
+}
+
+/// How much has come of late. Whoever is faster than the line is woken for each record of it: in a bulk transfer that
+/// costs more than all that is done with its bytes. Then a rest lets some come together, as a network card does it.
+#[derive(Debug)]
+struct Haste {
+    since: Instant,
+    bytes: usize,
+    is_bulk: bool,
+}
+
+/// How long is looked at, and what has come then in a bulk transfer: 50 MiB a second.
+const LOOK: Duration = Duration::from_millis(10);
+const BULK: usize = 512 * 1024;
+
+/// How long to rest. The shortest a timer of tokio knows; far below what a person or a flow notices.
+const REST: Duration = Duration::from_millis(1);
+
+impl Haste {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            bytes: 0,
+            is_bulk: false,
+        }
+    }
+
+    fn on_message(&mut self, length: usize, now: Instant) {
+        self.bytes += length;
+        if now.saturating_duration_since(self.since) >= LOOK {
+            self.is_bulk = self.bytes >= BULK;
+            self.since = now;
+            self.bytes = 0;
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Source<S> {
@@ -127,6 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source<S> {
             stream,
             incoming_tx,
             nobody_reads,
+            haste: Haste::new(Instant::now()),
             closed: false,
         }
     }
@@ -146,12 +184,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source<S> {
     /// The next message; `None` when it is over, or nobody reads. An error on the way goes to the reader.
     pub(super) async fn message(&mut self) -> Option<Bytes> {
         loop {
-            let message = tokio::select! {
-                message = self.stream.next() => message?,
-                () = &mut self.nobody_reads => return None,
+            let message = if let Some(message) = self.stream.next().now_or_never() {
+                message?
+            } else {
+                if self.haste.is_bulk {
+                    tokio::time::sleep(REST).await;
+                }
+                tokio::select! {
+                    message = self.stream.next() => message?,
+                    () = &mut self.nobody_reads => return None,
+                }
             };
             match message {
-                Ok(Message::Binary(payload)) => return Some(payload),
+                Ok(Message::Binary(payload)) => {
+                    self.haste.on_message(payload.len(), Instant::now());
+                    return Some(payload);
+                }
                 Ok(Message::Close(frame)) => {
                     self.closed = frame.is_none_or(|frame| frame.code == CloseCode::Normal);
                     return None;
@@ -286,6 +334,23 @@ mod tests {
         }
         let reset = Error::Io(io::ErrorKind::ConnectionReset.into());
         assert_eq!(transport_error(reset).kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn only_much_in_little_time_is_bulk() {
+        let start = Instant::now();
+        let mut haste = Haste::new(start);
+        for step in 1..=20 {
+            haste.on_message(32 * 1024, start + LOOK / 20 * step);
+        }
+        assert!(haste.is_bulk);
+        // The first message after a pause ends it.
+        haste.on_message(100, start + LOOK * 100);
+        assert!(!haste.is_bulk);
+        for step in 1..100 {
+            haste.on_message(16 * 1024, start + LOOK * 100 + LOOK * step);
+            assert!(!haste.is_bulk);
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! HTTP/2 is not offered, since a WebSocket needs an HTTP/1.1 connection of its own. Each step has an error type of
 //! its own, so that `api_error` can tell who refused.
 
+mod buffered;
 mod proxied;
 
 use std::future::Future;
@@ -17,14 +18,16 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::Config;
 use kube::client::{Body, ConfigExt as _};
 use kube::config::AuthInfo;
+use tokio::net::TcpStream;
 use tower::timeout::Timeout;
-use tower::util::BoxCloneSyncService;
+use tower::util::{BoxCloneSyncService, MapResponse};
 use tower::{BoxError, Service, ServiceExt as _};
 
+use self::buffered::Buffered;
 use self::proxied::Proxied;
 use super::pool::Maker;
 use crate::cluster::http_proxy::{Proxy, ProxyKind};
@@ -71,7 +74,10 @@ pub(super) fn maker(config: &Config, proxy: Option<&Proxy>) -> kube::Result<Make
     over(config, Proxied::new(proxy, tcp()))
 }
 
-fn tcp() -> HttpConnector<Resolver> {
+/// TCP connections, read in large pieces.
+type Tcp = MapResponse<HttpConnector<Resolver>, fn(TokioIo<TcpStream>) -> TokioIo<Buffered>>;
+
+fn tcp() -> Tcp {
     let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -79,7 +85,7 @@ fn tcp() -> HttpConnector<Resolver> {
     tcp.set_keepalive(Some(KEEPALIVE));
     tcp.set_keepalive_interval(Some(KEEPALIVE));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    tcp
+    tcp.map_response(|tcp| TokioIo::new(Buffered::new(tcp.into_inner())))
 }
 
 /// TLS and HTTP on top of a connector.
