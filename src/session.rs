@@ -292,7 +292,7 @@ impl<E: Send + 'static> Running<E> {
     /// Whether the transport ended before the path had shown that it leaves bytes alone.
     #[must_use]
     pub fn path_suspect(&self) -> bool {
-        self.link.probe_unanswered()
+        self.link.path_unchecked()
     }
 
     /// Says goodbye and waits for the agent's, or for what else ends the session; the caller bounds the wait.

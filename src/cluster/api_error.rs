@@ -12,6 +12,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use kube::client::UpgradeConnectionError;
 use kube::core::Status;
 
 pub use self::connect::ConnectFailure;
@@ -240,7 +241,10 @@ impl ApiError {
         if let kube::Error::FromUtf8(cause) = &error {
             return unexpected(cause.to_string());
         }
-        if let kube::Error::UpgradeConnection(refused) = &error {
+        // A connection that breaks just behind a granted handshake is no refusal.
+        if let kube::Error::UpgradeConnection(refused) = &error
+            && !matches!(refused, UpgradeConnectionError::GetPendingUpgrade(_))
+        {
             let cause = refused.to_string();
             return Self::Upgrade { call, cause };
         }

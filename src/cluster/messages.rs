@@ -143,8 +143,9 @@ impl Haste {
 
     fn on_message(&mut self, length: usize, now: Instant) {
         self.bytes += length;
-        if now.saturating_duration_since(self.since) >= LOOK {
-            self.is_bulk = self.bytes >= BULK;
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= LOOK {
+            self.is_bulk = self.bytes >= BULK && elapsed < LOOK * 2;
             self.since = now;
             self.bytes = 0;
         }
@@ -344,7 +345,8 @@ mod tests {
             haste.on_message(32 * 1024, start + LOOK / 20 * step);
         }
         assert!(haste.is_bulk);
-        // The first message after a pause ends it.
+        // The first message after a pause ends it, however much came before.
+        haste.on_message(BULK, start + LOOK);
         haste.on_message(100, start + LOOK * 100);
         assert!(!haste.is_bulk);
         for step in 1..100 {

@@ -11,13 +11,13 @@ use futures::FutureExt;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tunnel_wire::hello::HelloError;
 
 use crate::cluster::agent::Agent;
+use crate::cluster::api_error::ApiError;
 use crate::cluster::client::{Access, ApiServer};
 use crate::cluster::exec::{self, Command, ExecEnd, Monitor};
-use crate::cluster::port_forward;
+use crate::cluster::port_forward::{self, PortForward};
 use crate::cluster::sweep::{AgentPod, AgentState, AskAgent, AskError};
 use crate::cluster::watch as agent_watch;
 use crate::error::AttachError;
@@ -27,10 +27,6 @@ use crate::ui::Printer;
 /// How long reading credentials may take: a plugin asks a cloud. Longer than a person waits, since on a line
 /// that is down it may only find that out by itself.
 const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(10);
-
-/// So soon after a grant credentials are as good as fresh ones: the second way, which is tried right after the first,
-/// must not make a plugin ask its person twice.
-const FRESH: Duration = Duration::from_secs(60);
 
 /// How long the end status may come after the end of the data.
 const STATUS_WAIT: Duration = Duration::from_millis(500);
@@ -53,8 +49,6 @@ pub(super) struct AgentTransports {
     monitors: JoinSet<()>,
     end_rx: Option<watch::Receiver<Monitored>>,
     attached_before: bool,
-    /// When the API server granted the newest exec.
-    granted: Option<Instant>,
 }
 
 /// How the exec of the newest transport stands.
@@ -76,7 +70,6 @@ impl AgentTransports {
             monitors: JoinSet::new(),
             end_rx: None,
             attached_before: false,
-            granted: None,
         }
     }
 
@@ -122,7 +115,6 @@ impl AgentTransports {
             .server
             .request_within(patience, ("get", "pods/exec"), exec)
             .await?;
-        self.granted = Some(Instant::now());
         let (end_tx, end_rx) = watch::channel(Monitored::Running);
         self.end_rx = Some(end_rx);
         self.monitors.spawn(monitor(
@@ -136,6 +128,13 @@ impl AgentTransports {
             reader: Box::new(exec.stdout),
             writer: Box::new(exec.stdin),
         })
+    }
+
+    async fn port_forward(&self, port: u16, patience: Duration) -> Result<PortForward, ApiError> {
+        let Agent {
+            namespace, pod_name, ..
+        } = &self.agent;
+        port_forward::connect_within(Some(patience), &self.server, namespace, pod_name, port).await
     }
 
     /// The failure of an attempt, or the agent's end if that is behind it.
@@ -175,14 +174,14 @@ impl Transports for AgentTransports {
     }
 
     async fn second(&mut self, port: u16, patience: Duration) -> Result<Transport, AttachError> {
-        if self.granted.is_none_or(|granted| granted.elapsed() > FRESH) {
-            self.renew().await?;
-        }
-        let Agent {
-            namespace, pod_name, ..
-        } = &self.agent;
-        let pipe =
-            port_forward::connect_within(Some(patience), &self.server, namespace, pod_name, port).await?;
+        let pipe = match self.port_forward(port, patience).await {
+            // Credentials that ran out: a plugin that makes new ones may ask somebody, so only then.
+            Err(ApiError::Unauthenticated { .. }) => {
+                self.renew().await?;
+                self.port_forward(port, patience).await?
+            }
+            answer => answer?,
+        };
         let (reader, writer) = pipe.into_split();
         Ok(Transport {
             reader: Box::new(reader),

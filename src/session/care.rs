@@ -219,7 +219,7 @@ impl Care {
         if let Some(TransportEnd::Ended | TransportEnd::Failed(_)) = end {
             self.lifetimes(begin.way).ended_at(age);
         }
-        let probe_open = self.link.probe_unanswered();
+        let probe_open = self.link.path_unchecked();
         let trial = Trial {
             end,
             before,

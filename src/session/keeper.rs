@@ -87,12 +87,19 @@ impl<T: Transports> Keeper<T> {
             prepared = preparing => Ok(prepared),
         };
         match prepared {
-            Ok(Ok(prepared)) => self.replace(attached, Cause::Second, Some(prepared)).await,
+            Ok(Ok(prepared)) => {
+                self.care.second.undisturbed();
+                self.replace(attached, Cause::Second, Some(prepared)).await
+            }
             Ok(Err(setback)) => {
+                self.care.second.undisturbed();
                 self.care.note(&setback);
                 Ok(attached)
             }
-            Err(cause) => self.replace(attached, cause, None).await,
+            Err(cause) => {
+                self.care.second.disturbed(Instant::now());
+                self.replace(attached, cause, None).await
+            }
         }
     }
 

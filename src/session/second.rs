@@ -39,6 +39,8 @@ pub(super) struct Second {
     port: u16,
     delay: Duration,
     not_before: Option<Instant>,
+    /// Something befell the transport by exec during the last attempt.
+    disturbed: bool,
     ruled_out: bool,
 }
 
@@ -71,6 +73,7 @@ impl Second {
             port,
             delay: DELAYS.0,
             not_before: None,
+            disturbed: false,
             ruled_out: false,
         }
     }
@@ -102,6 +105,19 @@ impl Second {
         self.not_before = Some(now + delay);
         self.delay = (delay * 2).min(DELAYS.1);
         delay
+    }
+
+    /// Something befell the transport by exec during an attempt. Once may be chance. Twice in a row it is the attempt that
+    /// does it, on a narrow line or where only one connection is allowed.
+    pub(super) fn disturbed(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.disturbed, true) {
+            self.failed(now);
+        }
+    }
+
+    /// An attempt went through, whatever it found.
+    pub(super) fn undisturbed(&mut self) {
+        self.disturbed = false;
     }
 
     /// It will never be there for this session.
@@ -178,6 +194,23 @@ mod tests {
         second.replaced();
         assert_eq!(second.due(Way::Exec, now), Some(now + SETTLE));
         assert_eq!(second.failed(now), DELAYS.0);
+    }
+
+    #[test]
+    fn attempts_that_disturb_exec_come_rarer_too() {
+        let now = Instant::now();
+        let mut second = wanted();
+        second.disturbed(now);
+        assert_eq!(second.due(Way::Exec, now), Some(now + SETTLE));
+        second.disturbed(now);
+        assert_eq!(second.due(Way::Exec, now), Some(now + DELAYS.0));
+        second.disturbed(now);
+        assert_eq!(second.due(Way::Exec, now), Some(now + DELAYS.0 * 2));
+        let mut lucky = wanted();
+        lucky.disturbed(now);
+        lucky.undisturbed();
+        lucky.disturbed(now);
+        assert_eq!(lucky.due(Way::Exec, now), Some(now + SETTLE));
     }
 
     #[test]

@@ -32,8 +32,8 @@
 //!
 //! # Acknowledgement
 //!
-//! Cumulative: every [`ACK_EVERY`] bytes, with data that goes the other way anyway, and at the latest
-//! [`ACK_DELAY`] after a byte arrived. Each ping is answered with one again, lest a lost one stop the sender for
+//! Cumulative: every [`ACK_EVERY`] bytes, every 16 KiB if the last one is 2 ms ago, with data that goes the other way
+//! anyway, and at the latest [`ACK_DELAY`] after a byte arrived. Each ping is answered with one again, lest a lost one stop the sender for
 //! good. What is not acknowledged is kept, at most [`REPLAY_LIMIT`]; then `write` takes nothing more.
 //!
 //! # In flight
@@ -117,6 +117,8 @@ struct Probe {
     next: Option<u32>,
     /// Bytes that came back as they should.
     echoed: u32,
+    /// All of them have come back once.
+    passed: bool,
 }
 
 impl Probe {
@@ -131,6 +133,7 @@ impl Probe {
             return Err(TransportEnd::ProbeAltered { offset });
         }
         self.echoed += length;
+        self.passed |= self.echoed == probe::PROBE_LENGTH;
         Ok(())
     }
 }
@@ -200,10 +203,8 @@ impl Link {
     /// Makes the other end echo [`probe::PROBE_LENGTH`] bytes; a difference ends the transport. It begins anew
     /// on each transport until it has come back whole.
     pub fn start_probe(&mut self) {
-        self.probe = Probe {
-            next: Some(0),
-            echoed: 0,
-        };
+        self.probe.next = Some(0);
+        self.probe.echoed = 0;
     }
 
     /// Whether a probe was started and all of it came back unaltered.
@@ -216,6 +217,12 @@ impl Link {
     #[must_use]
     pub fn probe_unanswered(&self) -> bool {
         self.probe.next.is_some() && !self.probe_passed()
+    }
+
+    /// Whether a probe was started and none has ever come back whole: later ones only measure.
+    #[must_use]
+    pub fn path_unchecked(&self) -> bool {
+        self.probe.next.is_some() && !self.probe.passed
     }
 
     /// Takes bytes of the session and returns how many: none while too much is unsent or unacknowledged, or

@@ -227,6 +227,7 @@ pub(super) async fn read<S>(
     let mut frames = Frames::new();
     let mut words = BytesMut::new();
     let mut ended = false;
+    let mut complained = false;
     let end = loop {
         let Some(part) = frames.next() else {
             let message = source.message();
@@ -251,9 +252,12 @@ pub(super) async fn read<S>(
                 let room = COMPLAINT.saturating_sub(words.len()).min(bytes.len());
                 words.put_slice(&bytes[..room]);
             }
+            Part::End { stream: DATA } if complained => break true,
             Part::End { stream: DATA } => ended = true,
             Part::Reset { stream: DATA } | Part::GoAway => break ended,
             Part::End { stream: ERROR } if ended || !words.is_empty() => break ended,
+            // Nodes close the two in either order.
+            Part::End { stream: ERROR } => complained = true,
             Part::Ping { id } => answer(&aside_tx, id),
             Part::Data { .. } | Part::End { .. } | Part::Reset { .. } => {}
         }

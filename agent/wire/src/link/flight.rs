@@ -21,14 +21,14 @@ use tokio::time::Instant;
 
 use crate::frame;
 
-/// Limit before anything is known: a fifth of a second at 1 MiB/s, and the first round of a path of 100 ms.
+/// Limit before anything is known: a quarter of a second at 1 MiB/s, and the first round of a path of 100 ms.
 const FIRST_LIMIT: u64 = 256 * 1024;
 
 /// Never less: two messages of an exec, so that the next one is on its way while one is acknowledged.
 const LEAST_LIMIT: u64 = 64 * 1024;
 
-/// On top of half of what the path needs: so much in flight waits for nothing. The least limit, and the frame that may
-/// go beyond it.
+/// On top of half of what the path needs: so much in flight waits for nothing, but on a line so slow that the least
+/// limit is a queue. That limit, and the frame that may go beyond it.
 const CLEAN: u64 = LEAST_LIMIT + frame::MAX_FRAME as u64;
 
 /// Queue that keeps the path busy: what one process after the other holds while it is being scheduled.
@@ -36,6 +36,14 @@ const LEAST_HEADROOM: Duration = Duration::from_millis(3);
 
 /// On a long path the headroom is this part of the round trip.
 const HEADROOM_PART: u32 = 8;
+
+/// Where round trips differ (Wi-Fi, a radio) the headroom is larger by twice what they do, at most the least round trip
+/// or this: less would shrink the limit round by round, since the rate is what came in the round trips that were.
+const MOST_JITTER: Duration = Duration::from_millis(30);
+
+/// Bytes that go within half a millisecond of others share their mark, if they are few.
+const FEW: u64 = 4 * 1024;
+const TOGETHER: Duration = Duration::from_micros(500);
 
 /// In a round the limit grows by this part at most once the rate is known.
 const GROWTH_PART: u64 = 4;
@@ -83,6 +91,13 @@ struct Least {
     at: Instant,
 }
 
+/// The usual round trip and how far others are from it, smoothed as RFC 6298 does.
+#[derive(Debug, Clone, Copy)]
+struct Usual {
+    round_trip: Duration,
+    deviation: Duration,
+}
+
 /// How the rate grows while it is not known.
 #[derive(Debug, Clone, Copy, Default)]
 struct Growth {
@@ -102,6 +117,7 @@ pub(super) struct Flight {
     starved_until: u64,
     rate: Rate,
     least: Option<Least>,
+    usual: Option<Usual>,
     growth: Option<Growth>,
     limit: u64,
 }
@@ -122,6 +138,7 @@ impl Flight {
                 since: now,
             },
             least: None,
+            usual: None,
             growth: Some(Growth::default()),
             limit: FIRST_LIMIT,
         }
@@ -149,6 +166,15 @@ impl Flight {
             self.delivered_sent_at = now;
         }
         let in_flight = end - self.delivered;
+        if let Some(mark) = self.marks.back_mut()
+            && end - mark.end < FEW
+            && mark.delivered == self.delivered
+            && now.saturating_duration_since(mark.sent_at) < TOGETHER
+        {
+            mark.end = end;
+            mark.in_flight = in_flight;
+            return;
+        }
         self.marks.push_back(Mark {
             end,
             sent_at: now,
@@ -195,6 +221,16 @@ impl Flight {
 
     /// Something that went out with `in_flight` bytes on their way was answered at once.
     pub(super) fn on_round_trip(&mut self, sample: Duration, in_flight: u64, now: Instant) {
+        self.usual = Some(match self.usual {
+            None => Usual {
+                round_trip: sample,
+                deviation: Duration::ZERO,
+            },
+            Some(usual) => Usual {
+                round_trip: usual.round_trip * 7 / 8 + sample / 8,
+                deviation: usual.deviation * 3 / 4 + sample.abs_diff(usual.round_trip) / 4,
+            },
+        });
         let queued = in_flight > self.needed() / 2 + CLEAN;
         let better = self.least.is_none_or(|least| {
             let old = now.saturating_duration_since(least.at) >= BELIEVED;
@@ -262,7 +298,9 @@ impl Flight {
     /// all that is missing at once: nothing below spreads a burst. While the rate is not known it may double in a round.
     fn set_limit(&mut self, news: u64, now: Instant) {
         let Some(least) = self.least else { return };
-        let headroom = LEAST_HEADROOM.max(least.round_trip / HEADROOM_PART);
+        let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
+        let headroom = LEAST_HEADROOM.max(least.round_trip / HEADROOM_PART)
+            + jitter.min(least.round_trip).min(MOST_JITTER);
         let enough = bytes_in(self.rate(), least.round_trip + headroom);
         let old = now.saturating_duration_since(least.at) >= BELIEVED;
         let limit = if self.growth.is_some() {

@@ -279,6 +279,12 @@ impl LinkHandle {
         self.shared.lock().link.probe_unanswered()
     }
 
+    /// Whether a probe was started and none has ever come back whole.
+    #[must_use]
+    pub fn path_unchecked(&self) -> bool {
+        self.shared.lock().link.path_unchecked()
+    }
+
     /// Whether the other end said goodbye.
     #[must_use]
     pub fn goodbye_received(&self) -> bool {

@@ -25,6 +25,9 @@ struct Path {
     acknowledged: u64,
     acknowledged_at: Instant,
     round_trip: Duration,
+    /// How much later acknowledgements may come than they should.
+    jitter: Duration,
+    random: u64,
     rate: u64,
 }
 
@@ -41,8 +44,19 @@ impl Path {
             acknowledged: 0,
             acknowledged_at: now,
             round_trip,
+            jitter: Duration::ZERO,
+            random: 1,
             rate,
         }
+    }
+
+    /// Up to the jitter, by Knuth's generator.
+    fn late(&mut self) -> Duration {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.jitter * u32::try_from(self.random >> 48).unwrap() / (1 << 16)
     }
 
     /// Sends as much as the flight allows for so long; returns bytes a second and the largest queue, as the time the
@@ -104,7 +118,9 @@ impl Path {
         if owed >= LUMP || (owed >= SOME && rested) || (owed > 0 && through == self.sent) {
             self.acknowledged = through;
             self.acknowledged_at = self.now;
-            self.acks.push_back((through, self.now + self.round_trip / 2));
+            let late = self.late();
+            self.acks
+                .push_back((through, self.now + self.round_trip / 2 + late));
         }
         while let Some((position, _)) = self.acks.front().filter(|(_, at)| *at <= self.now) {
             self.flight.on_delivered(*position, self.now);
@@ -129,7 +145,9 @@ async fn a_path_is_used_whole_and_its_queue_stays_short() {
             );
             // What one lump of acknowledgements and one write weigh.
             let grain = path.takes(LUMP + BURST);
-            let most = LEAST_HEADROOM.max(round_trip / HEADROOM_PART) + grain;
+            // And what a queue that comes and goes looks like: jitter.
+            let jitter = round_trip.min(Duration::from_micros(500));
+            let most = LEAST_HEADROOM.max(round_trip / HEADROOM_PART) + jitter + grain;
             assert!(queue <= most, "{round_trip:?} {rate}: {queue:?}");
         }
     }
@@ -197,4 +215,27 @@ async fn what_an_earlier_transport_delivered_is_no_sample() {
     flight.on_delivered(100 * MIB, now + millis(1));
     assert_eq!((flight.rate(), flight.limit), (0, FIRST_LIMIT));
     assert!(flight.has_room(100 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_whose_round_trips_differ_is_used_all_the_same() {
+    for rate in [10 * MIB, 100 * MIB] {
+        let mut path = Path::new(rate, millis(20));
+        path.jitter = millis(20);
+        path.saturate(Duration::from_secs(5));
+        let (reached, _) = path.saturate(Duration::from_secs(20));
+        assert!(reached * 100 >= rate * 75, "{rate}: {reached}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_small_writes_share_a_mark() {
+    let now = Instant::now();
+    let mut flight = Flight::new(0, now);
+    for write in 1..=1_000 {
+        flight.on_sent(write * 12, true, now);
+    }
+    assert_eq!(flight.marks.len(), 1);
+    flight.on_delivered(12_000, now + millis(1));
+    assert!(flight.marks.is_empty());
 }
