@@ -109,6 +109,22 @@ async fn peers_do_not_mix_and_tcp_has_the_same_number() {
     stage.until_nothing_is_left().await;
 }
 
+/// Asks until the answer comes, as programs that use datagrams do.
+async fn ask(caller: &UdpSocket, question: &[u8]) {
+    let mut reply = [0; 16];
+    let answered = async {
+        loop {
+            caller.send(question).await.unwrap();
+            let reply = timeout(Duration::from_millis(200), caller.recv(&mut reply)).await;
+            if let Ok(length) = reply {
+                break length.unwrap();
+            }
+        }
+    };
+    let length = timeout(DEADLINE, answered).await.expect("the program answers");
+    assert_eq!(&reply[..length], question);
+}
+
 #[tokio::test]
 async fn a_program_that_is_down_is_said_once_and_may_come_back() {
     let stage = Stage::start().await;
@@ -127,22 +143,10 @@ async fn a_program_that_is_down_is_said_once_and_may_come_back() {
         assert!(silence.is_err(), "{silence:?}");
     }
     echo_at(local);
-    let answered = async {
-        loop {
-            caller.send(b"now?").await.unwrap();
-            let reply = timeout(Duration::from_millis(200), caller.recv(&mut reply)).await;
-            if let Ok(length) = reply {
-                break length.unwrap();
-            }
-        }
-    };
-    let length = timeout(DEADLINE, answered).await.expect("the program is back");
-    assert_eq!(&reply[..length], b"now?");
-    // Silence ends the flow; the next datagram begins another.
+    ask(&caller, b"now?").await;
+    // Silence ends the flow; the next datagram begins another, unless it meets the end of the first.
     plugin.until_said("flow closed").await;
-    caller.send(b"again").await.unwrap();
-    let length = timeout(DEADLINE, caller.recv(&mut reply)).await.unwrap().unwrap();
-    assert_eq!(&reply[..length], b"again");
+    ask(&caller, b"again").await;
     plugin.signal(rustix::process::Signal::INT);
     let (_, _, log) = plugin.ended().await;
     assert_eq!(
