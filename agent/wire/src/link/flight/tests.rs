@@ -145,8 +145,8 @@ async fn a_path_is_used_whole_and_its_queue_stays_short() {
             );
             // What one lump of acknowledgements and one write weigh.
             let grain = path.takes(LUMP + BURST);
-            // And what a queue that comes and goes looks like: jitter.
-            let jitter = round_trip.min(Duration::from_micros(500));
+            // And what a queue of its own that comes and goes looks like: jitter.
+            let jitter = round_trip.min(millis(6));
             let most = LEAST_HEADROOM.max(round_trip / HEADROOM_PART) + jitter + grain;
             assert!(queue <= most, "{round_trip:?} {rate}: {queue:?}");
         }
