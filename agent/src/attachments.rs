@@ -48,7 +48,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const MAX_CONNECTIONS: usize = 16;
 
 /// Pause after an accept that failed for want of a file descriptor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The most a pipe may hold without privileges. The default of 64 KiB costs a twentieth of the throughput.
 const PIPE_SIZE: usize = 1024 * 1024;

@@ -15,7 +15,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,10 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tunnel_wire::entrance::{self, Key, Nonce};
 
 use crate::agent::Transport;
+use crate::attachments::ACCEPT_PAUSE;
 use crate::live::Proven;
-
-/// Pause after an accept that failed for want of a file descriptor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The listening port.
 #[derive(Debug)]

@@ -18,9 +18,9 @@
 //! `config` is the environment, `log` the JSON lines. Everything that both programs must agree on is in `tunnel-wire`,
 //! what both know about sockets in `tunnel-edge`.
 //!
-//! Invariants: the agent ends by itself, whatever happens to the plugin; it listens on no port but the exposed
-//! ones and, on the loopback, the entrance, which answers only to the session's plugin; it needs no right, no shell and no writable file system but the unix socket's; nothing blocks its one
-//! thread.
+//! Invariants: the agent ends by itself, whatever happens to the plugin; it listens on no port but the exposed ones and,
+//! on the loopback, the entrance, which answers only to the session's plugin; it needs no right, no shell and no
+//! writable file system but the unix socket's; nothing blocks its one thread.
 
 pub mod agent;
 pub mod attach;

@@ -284,11 +284,12 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Puts a message in front of what is written later, as long as fewer than [`QUEUE`] wait.
-    pub(super) fn begin(&self, message: Bytes) -> bool {
-        self.messages
-            .get_ref()
-            .is_some_and(|messages| messages.try_send(message).is_ok())
+    /// Puts a message in front of all that is written later.
+    pub(super) fn begin(&self, message: Bytes) {
+        if let Some(messages) = self.messages.get_ref() {
+            // There is room: nothing was written yet.
+            drop(messages.try_send(message));
+        }
     }
 }
 

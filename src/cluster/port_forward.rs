@@ -30,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::api_error::{ApiError, Call, shorten};
 use super::client::ApiServer;
 use super::messages::{self, Head, Incoming, IncomingTx, Outgoing, Source};
-use super::websocket;
+use super::websocket::{self, WebSocket};
 
 mod tunnel;
 
@@ -95,32 +95,45 @@ pub async fn connect(
     pod: &str,
     port: u16,
 ) -> Result<PortForward, ApiError> {
-    connect_within(server.request_timeout(), server, namespace, pod, port).await
+    let granted = server
+        .request(call(namespace, pod), handshake(server, namespace, pod, port))
+        .await;
+    begin(granted, pod, port)
 }
 
-/// [`connect`] with another deadline; none is without limit.
+/// [`connect`] with another deadline.
 ///
 /// # Errors
 /// As for [`connect`].
 pub async fn connect_within(
-    limit: Option<Duration>,
+    limit: Duration,
     server: &ApiServer,
     namespace: &str,
     pod: &str,
     port: u16,
 ) -> Result<PortForward, ApiError> {
-    let call = Call::new("get", "pods/portforward")
+    let handshake = handshake(server, namespace, pod, port);
+    let granted = server
+        .request_within(limit, call(namespace, pod), handshake)
+        .await;
+    begin(granted, pod, port)
+}
+
+fn call(namespace: &str, pod: &str) -> Call {
+    Call::new("get", "pods/portforward")
         .named(pod)
-        .in_namespace(namespace);
-    let client = server.client();
-    let handshake = async {
-        let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}");
-        websocket::open(&client, &uri, &[tunnel::PROTOCOL, CHANNELS]).await
-    };
-    let granted = match limit {
-        Some(limit) => server.request_within(limit, call, handshake).await,
-        None => handshake.await.map_err(|error| server.explain(call, error)),
-    };
+        .in_namespace(namespace)
+}
+
+async fn handshake(server: &ApiServer, namespace: &str, pod: &str, port: u16) -> kube::Result<Granted> {
+    let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}");
+    websocket::open(&server.client(), &uri, &[tunnel::PROTOCOL, CHANNELS]).await
+}
+
+/// A WebSocket, and the sub-protocol on it.
+type Granted = (WebSocket, &'static str);
+
+fn begin(granted: Result<Granted, ApiError>, pod: &str, port: u16) -> Result<PortForward, ApiError> {
     let (websocket, protocol) = granted.map_err(name_verb)?;
     let pod = pod.to_owned();
     let complaint = move |words: &Bytes| complaint(pod, port, words);

@@ -1,7 +1,7 @@
 //! Ways into agents: transports for the session, and the question `state` for a sweep.
 //!
-//! Joins the cluster's exec and port-forward and the session's [`Transports`], which do not know each other. The agent's log
-//! lines end here: warnings are said, the rest goes to the log.
+//! Joins the cluster's exec and port-forward and the session's [`Transports`], which do not know each other. The agent's
+//! log lines end here: warnings are said, the rest goes to the log.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,8 +37,8 @@ const LAST_LINES: usize = 5;
 /// Longest answer to `state`, in bytes.
 const STATE_LINE: u64 = 4096;
 
-/// Transports into one agent, by exec and by port-forward. Each after the first comes with credentials of its own, and with a look
-/// at the agent when it does not lead there.
+/// Transports into one agent, by exec and by port-forward. By exec each after the first comes with credentials of its
+/// own, and with a look at the agent when it does not lead there.
 #[derive(Debug)]
 pub(super) struct AgentTransports {
     server: ApiServer,
@@ -134,7 +134,7 @@ impl AgentTransports {
         let Agent {
             namespace, pod_name, ..
         } = &self.agent;
-        port_forward::connect_within(Some(patience), &self.server, namespace, pod_name, port).await
+        port_forward::connect_within(patience, &self.server, namespace, pod_name, port).await
     }
 
     /// The failure of an attempt, or the agent's end if that is behind it.

@@ -17,7 +17,7 @@ impl Table {
         let mut header = vec![format!("RTT {rtt} ms"), "unit".to_owned()];
         header.extend(contenders.iter().map(|contender| contender.name().to_owned()));
         let mut rows = Vec::new();
-        for metric in Metric::ALL {
+        for &metric in Metric::ALL {
             let medians: Vec<Option<f64>> = contenders
                 .iter()
                 .map(|one| results.median(rtt, metric, *one))

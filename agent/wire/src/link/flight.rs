@@ -264,11 +264,11 @@ impl Flight {
             };
         }
         self.rate.now = self.rate.now.max(sample);
+        let rate = self.rate();
         if round_over
             && !mark.starved
             && let Some(growth) = &mut self.growth
         {
-            let rate = self.rate.now.max(self.rate.before);
             if rate >= growth.best / 4 * 5 {
                 *growth = Growth {
                     best: rate,
