@@ -18,12 +18,23 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::messages::{self, Head, Incoming, IncomingTx, Outgoing, Source};
+use super::websocket::{self, WebSocket};
 
 /// Log lines that wait for their reader; more are dropped rather than stop the data.
 const LOG_QUEUE: usize = 256;
 
 /// Longest log line kept, in bytes.
 const LOG_LINE: usize = 16 * 1024;
+
+/// The sub-protocol that an API server passes on to the node without looking inside; measured on 1.35: a quarter faster
+/// downloads than by the other, uploads alike. It must be offered alone: beside the other it is not chosen.
+const PASSED_ON: &str = "v4.channel.k8s.io";
+
+/// The one an API server since 1.31 takes apart and puts together anew.
+const TRANSLATED: &str = "v5.channel.k8s.io";
+
+/// What the node answers, in plain text, to an exec that it cannot start.
+const NODE_REFUSED: u16 = 500;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -107,16 +118,16 @@ impl Monitor {
     }
 }
 
-/// Starts a command and returns its pipes. The handshake succeeds also when the container is not there;
-/// that shows as an end of stdout and an [`ExecEnd`].
+/// Starts a command and returns its pipes. A container that is not there shows as an end of stdout and an [`ExecEnd`],
+/// whether the node says so before the handshake or after it.
 ///
 /// # Errors
 /// The API server refused the request (rights, no such pod) or could not be reached.
 pub async fn exec(client: &kube::Client, command: &Command<'_>) -> Result<Exec, kube::Error> {
-    let request = http::Request::get(uri(command))
-        .body(Vec::new())
-        .map_err(kube::Error::HttpError)?;
-    let websocket = client.connect(request).await?.into_stream();
+    let websocket = match handshake(client, &uri(command)).await {
+        Err(kube::Error::Api(status)) if status.code == NODE_REFUSED => return Ok(refused(&status)),
+        answer => answer?,
+    };
     let (log_tx, log_rx) = mpsc::channel(LOG_QUEUE);
     let (end_tx, end_rx) = watch::channel(None);
     let (stdout, stdin, tasks) = messages::start(websocket, Head::Channel(STDIN), |source, stdout_tx, _| {
@@ -131,6 +142,35 @@ pub async fn exec(client: &kube::Client, command: &Command<'_>) -> Result<Exec, 
             _tasks: tasks,
         },
     })
+}
+
+async fn handshake(client: &kube::Client, uri: &str) -> Result<WebSocket, kube::Error> {
+    let answer = match websocket::open(client, uri, &[PASSED_ON]).await {
+        Err(kube::Error::UpgradeConnection(error)) => {
+            tracing::debug!(%error, "no exec by {PASSED_ON}");
+            websocket::open(client, uri, &[TRANSLATED]).await
+        }
+        answer => answer,
+    };
+    answer.map(|(websocket, _)| websocket)
+}
+
+/// An exec that ended before it began.
+fn refused(status: &kube::core::Status) -> Exec {
+    let end = ExecEnd::Failed {
+        reason: "InternalError".to_owned(),
+        message: status.message.clone(),
+    };
+    let (stdout, stdin) = messages::over();
+    Exec {
+        stdout,
+        stdin,
+        monitor: Monitor {
+            end_rx: watch::channel(Some(end)).1,
+            log_rx: mpsc::channel(1).1,
+            _tasks: JoinSet::new(),
+        },
+    }
 }
 
 fn uri(command: &Command<'_>) -> String {

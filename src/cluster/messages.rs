@@ -106,6 +106,15 @@ where
     (StreamReader::new(Chunks(incoming_rx)), outgoing, tasks)
 }
 
+/// Both ends of a pipe that is over before it began.
+pub(super) fn over() -> (Incoming, Outgoing) {
+    let outgoing = Outgoing {
+        head: Head::Channel(0),
+        messages: PollSender::new(mpsc::channel(1).0),
+    };
+    (StreamReader::new(Chunks(mpsc::channel(1).1)), outgoing)
+}
+
 /// The messages that come.
 pub(super) struct Source<S> {
     stream: SplitStream<WebSocketStream<S>>,

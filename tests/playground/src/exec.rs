@@ -1,16 +1,18 @@
 //! Exec over WebSocket: checks the request, upgrades the connection, and runs a session on it.
 //!
-//! What can be refused before the upgrade is (no such pod, not scheduled, wrong container); what a
-//! real kubelet only finds out later arrives as a status on channel 3 after a successful upgrade.
+//! What can be refused before the upgrade is (no such pod, not scheduled, wrong container). What only the node finds out
+//! is its own plain refusal by v4, which is passed on to it, and by v5 a status on channel 3 after the upgrade.
 
 mod session;
 
 use std::sync::Arc;
 
+use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::http::status::Refusal;
-use crate::http::{Answer, Call};
+use crate::http::{Answer, Body, Call, text_response};
+use crate::kubelet::Sandbox;
 use crate::line::Upgrade;
 use crate::object;
 use crate::resource::Resource;
@@ -56,9 +58,13 @@ pub(crate) fn upgrade(world: &Arc<World>, call: Call) -> Answer {
         &[V5, V4]
     };
     let (protocol, accept) = negotiate(&call, known)?;
+    let sandbox = world.sandboxes.get(object::uid(&pod));
+    if protocol == V4 && running(sandbox.as_ref(), &container).is_none() {
+        return Ok(refused_by_the_node(&container));
+    }
     let session = Session {
         world: Arc::clone(world),
-        sandbox: world.sandboxes.get(object::uid(&pod)),
+        sandbox,
         container,
         command,
         streams,
@@ -86,6 +92,18 @@ fn check_container(pod: &Value, asked: Option<&str>) -> Result<String, Refusal> 
         }
         Some(_) | None => Ok(only.to_owned()),
     }
+}
+
+/// The sandbox, if the container runs in it.
+fn running<'a>(sandbox: Option<&'a Arc<Sandbox>>, container: &str) -> Option<&'a Arc<Sandbox>> {
+    sandbox.filter(|sandbox| sandbox.is_running() && sandbox.container() == container)
+}
+
+/// A handshake by v4 is the node's, and so is the refusal.
+fn refused_by_the_node(container: &str) -> Response<Body> {
+    let mut response = text_response(format!("container not found ({container:?})\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
 }
 
 /// The `Status` of channel 3 for an exec that could not start.

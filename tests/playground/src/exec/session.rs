@@ -113,8 +113,7 @@ impl Session {
                 self.container
             )
         };
-        let running = |sandbox: &&Arc<Sandbox>| sandbox.is_running() && sandbox.container() == self.container;
-        let sandbox = self.sandbox.as_ref().filter(running).ok_or_else(missing)?;
+        let sandbox = super::running(self.sandbox.as_ref(), &self.container).ok_or_else(missing)?;
         let path = sandbox.resolve(&self.command[0]);
         let program = Program {
             path: &path,

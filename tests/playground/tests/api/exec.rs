@@ -156,11 +156,11 @@ async fn the_end_of_the_container_kills_the_exec() {
     );
 }
 
-#[tokio::test]
-async fn an_exec_too_early_is_upgraded_and_then_refused_on_channel_3() {
+/// A stage with a pod that is scheduled and will not run for a minute, and the pod's name.
+async fn starting(options: Options) -> (Stage, String) {
     let options = Options {
         start_delay: std::time::Duration::from_secs(60),
-        ..quiet()
+        ..options
     };
     let stage = Stage::start_with(options).await;
     stage.create_job("j", &["/bin/sleep", "60"], &Value::Null).await;
@@ -170,11 +170,29 @@ async fn an_exec_too_early_is_upgraded_and_then_refused_on_channel_3() {
             all.iter().any(|(_, o)| o["spec"]["nodeName"].is_string())
         })
         .await;
+    (stage, pod)
+}
+
+#[tokio::test]
+async fn an_exec_too_early_is_upgraded_and_then_refused_on_channel_3() {
+    let (stage, pod) = starting(quiet()).await;
     let mut exec = stage.pods().exec(&pod, ["/bin/cat"], &params()).await.unwrap();
     let status = exec.take_status().unwrap().await.unwrap();
     assert_eq!(status.reason.as_deref(), Some("InternalError"));
     let expected = "unable to upgrade connection: container not found (\"agent\")";
     assert_eq!(status.message.as_deref(), Some(expected));
+}
+
+#[tokio::test]
+async fn an_exec_too_early_is_refused_by_the_node_when_the_api_server_passes_it_on() {
+    let options = Options {
+        exec_v4_only: true,
+        ..quiet()
+    };
+    let (stage, pod) = starting(options).await;
+    let refused = stage.pods().exec(&pod, ["/bin/cat"], &params()).await;
+    let error = refused.err().unwrap();
+    assert!(error.to_string().contains("500"), "{error}");
 }
 
 #[tokio::test]
