@@ -345,7 +345,10 @@ impl Link {
 
     fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), TransportEnd> {
         match frame {
-            Frame::Data { position, bytes } => self.inbound.receive(position, bytes, now)?,
+            Frame::Data { position, bytes } => {
+                self.flight.on_received(bytes.len());
+                self.inbound.receive(position, bytes, now)?;
+            }
             Frame::Ack { position } => {
                 let news = self
                     .outbound

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! While the rate still grows by a quarter from round to round the limit is twice that. Afterwards the headroom alone
-//! lets it grow: a path that can do more delivers it sooner than the limit assumes.
+//! lets it grow: a path that can do more delivers it sooner than the limit assumes. Where no queue comes of it for some
+//! rounds the path can do much more, and the limit doubles again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,6 +42,13 @@ const HEADROOM_PART: u32 = 8;
 /// or this: less would shrink the limit round by round, since the rate is what came in the round trips that were.
 const MOST_JITTER: Duration = Duration::from_millis(30);
 
+/// While data comes the other way too, acknowledgements wait in its queue, and on two busy lines of processes for their
+/// turn: without this the limit would shrink from round to round until nothing is on its way.
+const BOTH_WAYS: Duration = Duration::from_millis(25);
+
+/// Data comes the other way when it is at least this part of what goes.
+const BOTH_WAYS_PART: u64 = 8;
+
 /// Bytes that go within half a millisecond of others share their mark, if they are few.
 const FEW: u64 = 4 * 1024;
 const TOGETHER: Duration = Duration::from_micros(500);
@@ -50,6 +58,9 @@ const GROWTH_PART: u64 = 4;
 
 /// How long the least round trip is believed: BBR's `MinRTTFilterLen`.
 const BELIEVED: Duration = Duration::from_secs(10);
+
+/// Rounds in which the limit was reached and no queue was seen after which the rate is searched for again.
+const CALM_ROUNDS: u32 = 3;
 
 /// Rounds without growth of a quarter after which the rate is known: BBR's start-up.
 const ROUNDS_WITHOUT_GROWTH: u32 = 3;
@@ -113,12 +124,19 @@ pub(super) struct Flight {
     delivered_sent_at: Instant,
     /// The round is over when this much is delivered.
     round_end: u64,
-    /// Up to here the sender was starved.
-    starved_until: u64,
+    /// Where the round began, and what came the other way in it.
+    round_start: u64,
+    received: u64,
+    /// Whether data came the other way in the last round.
+    both_ways: bool,
+    /// Up to here the sender was starved: what goes when all of that has arrived, and nothing more, still is.
+    starved_until: Option<u64>,
     rate: Rate,
     least: Option<Least>,
     usual: Option<Usual>,
     growth: Option<Growth>,
+    /// Rounds of late in which the limit was reached without a queue.
+    calm_rounds: u32,
     limit: u64,
 }
 
@@ -131,7 +149,10 @@ impl Flight {
             delivered_at: now,
             delivered_sent_at: now,
             round_end: delivered,
-            starved_until: 0,
+            round_start: delivered,
+            received: 0,
+            both_ways: false,
+            starved_until: None,
             rate: Rate {
                 before: 0,
                 now: 0,
@@ -140,6 +161,7 @@ impl Flight {
             least: None,
             usual: None,
             growth: Some(Growth::default()),
+            calm_rounds: 0,
             limit: FIRST_LIMIT,
         }
     }
@@ -182,10 +204,10 @@ impl Flight {
             delivered_at: self.delivered_at,
             delivered_sent_at: self.delivered_sent_at,
             in_flight,
-            starved: self.delivered < self.starved_until,
+            starved: self.starved_until.is_some_and(|until| self.delivered <= until),
         });
         if starved {
-            self.starved_until = end;
+            self.starved_until = Some(end);
         }
     }
 
@@ -208,15 +230,27 @@ impl Flight {
         }
         let Some(mark) = newest else { return };
         self.delivered_sent_at = mark.sent_at;
+        let took = now.saturating_duration_since(mark.sent_at);
         if news >= PROMPT {
-            self.on_round_trip(now.saturating_duration_since(mark.sent_at), mark.in_flight, now);
+            self.on_round_trip(took, mark.in_flight, now);
         }
         let round_over = position >= self.round_end;
         if round_over {
+            self.both_ways = self.received > (position - self.round_start) / BOTH_WAYS_PART;
             self.round_end = self.marks.back().map_or(position, |mark| mark.end);
+            self.round_start = position;
+            self.received = 0;
         }
-        self.sample_rate(&mark, round_over, now);
+        self.sample_rate(&mark, now);
+        if round_over && !mark.starved {
+            self.on_round(took);
+        }
         self.set_limit(news, now);
+    }
+
+    /// So many bytes of the other end's stream came.
+    pub(super) fn on_received(&mut self, bytes: usize) {
+        self.received += bytes as u64;
     }
 
     /// Something that went out with `in_flight` bytes on their way was answered at once.
@@ -237,14 +271,19 @@ impl Flight {
             sample <= least.round_trip || (old && !queued)
         });
         if better {
+            // Beside data that comes the other way there may be none without that queue in it.
+            let most = self
+                .least
+                .filter(|_| self.both_ways)
+                .map_or(sample, |least| least.round_trip * 5 / 4);
             self.least = Some(Least {
-                round_trip: sample,
+                round_trip: sample.min(most),
                 at: now,
             });
         }
     }
 
-    fn sample_rate(&mut self, mark: &Mark, round_over: bool, now: Instant) {
+    fn sample_rate(&mut self, mark: &Mark, now: Instant) {
         // What was sent in a burst may arrive in one; what was sent slowly cannot arrive faster for long.
         let sent = mark.sent_at.saturating_duration_since(mark.delivered_sent_at);
         let took = now.saturating_duration_since(mark.delivered_at).max(sent);
@@ -264,21 +303,35 @@ impl Flight {
             };
         }
         self.rate.now = self.rate.now.max(sample);
+    }
+
+    /// A round is over in which as much was sent as the limit allows; its last bytes took so long.
+    fn on_round(&mut self, took: Duration) {
         let rate = self.rate();
-        if round_over
-            && !mark.starved
-            && let Some(growth) = &mut self.growth
-        {
-            if rate >= growth.best / 4 * 5 {
-                *growth = Growth {
+        let Some(growth) = &mut self.growth else {
+            let calm = !self.both_ways
+                && self
+                    .least
+                    .is_some_and(|least| took <= least.round_trip + self.headroom(least) / 2);
+            self.calm_rounds = if calm { self.calm_rounds + 1 } else { 0 };
+            if self.calm_rounds >= CALM_ROUNDS {
+                self.growth = Some(Growth {
                     best: rate,
                     rounds: 0,
-                };
-            } else {
-                growth.rounds += 1;
-                if growth.rounds >= ROUNDS_WITHOUT_GROWTH {
-                    self.growth = None;
-                }
+                });
+            }
+            return;
+        };
+        self.calm_rounds = 0;
+        if rate >= growth.best / 4 * 5 {
+            *growth = Growth {
+                best: rate,
+                rounds: 0,
+            };
+        } else {
+            growth.rounds += 1;
+            if growth.rounds >= ROUNDS_WITHOUT_GROWTH {
+                self.growth = None;
             }
         }
     }
@@ -294,13 +347,20 @@ impl Flight {
             .map_or(0, |least| bytes_in(self.rate(), least.round_trip))
     }
 
+    /// The queue that is allowed, as the time the last byte in it waits.
+    fn headroom(&self, least: Least) -> Duration {
+        let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
+        let both_ways = if self.both_ways { BOTH_WAYS } else { Duration::ZERO };
+        LEAST_HEADROOM.max(least.round_trip / HEADROOM_PART)
+            + jitter.min(least.round_trip).min(MOST_JITTER)
+            + both_ways
+    }
+
     /// `news` bytes were delivered. The limit grows by a part of that, so that a little more is sent than arrives and not
     /// all that is missing at once: nothing below spreads a burst. While the rate is not known it may double in a round.
     fn set_limit(&mut self, news: u64, now: Instant) {
         let Some(least) = self.least else { return };
-        let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
-        let headroom = LEAST_HEADROOM.max(least.round_trip / HEADROOM_PART)
-            + jitter.min(least.round_trip).min(MOST_JITTER);
+        let headroom = self.headroom(least);
         let enough = bytes_in(self.rate(), least.round_trip + headroom);
         let old = now.saturating_duration_since(least.at) >= BELIEVED;
         let limit = if self.growth.is_some() {

@@ -29,6 +29,9 @@ struct Path {
     jitter: Duration,
     random: u64,
     rate: u64,
+    /// Bytes a second that come the other way, and how long acknowledgements wait behind them.
+    other_way: u64,
+    behind: Duration,
 }
 
 impl Path {
@@ -47,6 +50,8 @@ impl Path {
             jitter: Duration::ZERO,
             random: 1,
             rate,
+            other_way: 0,
+            behind: Duration::ZERO,
         }
     }
 
@@ -93,6 +98,8 @@ impl Path {
 
     fn step(&mut self, available: u64) {
         self.now += STEP;
+        let came = self.other_way / STEPS_A_SECOND;
+        self.flight.on_received(usize::try_from(came).unwrap());
         let goal = self.sent.saturating_add(available);
         let before = self.sent;
         while self.sent < goal && self.flight.has_room(self.sent) && self.sent - before < BURST {
@@ -118,7 +125,7 @@ impl Path {
         if owed >= LUMP || (owed >= SOME && rested) || (owed > 0 && through == self.sent) {
             self.acknowledged = through;
             self.acknowledged_at = self.now;
-            let late = self.late();
+            let late = self.late() + self.behind;
             self.acks
                 .push_back((through, self.now + self.round_trip / 2 + late));
         }
@@ -225,6 +232,54 @@ async fn a_path_whose_round_trips_differ_is_used_all_the_same() {
         path.saturate(Duration::from_secs(5));
         let (reached, _) = path.saturate(Duration::from_secs(20));
         assert!(reached * 100 >= rate * 75, "{rate}: {reached}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_messages_are_no_measure_of_the_path() {
+    let mut path = Path::new(100 * MIB, millis(100));
+    path.saturate(Duration::from_secs(2));
+    path.flight.on_delivered(path.sent, path.now + millis(100));
+    let rate = path.flight.rate();
+    // Each arrives before the next one goes, and there is never more to send.
+    for count in 1..=100 {
+        let sent_at = path.now + millis(250) * count;
+        path.sent += 100;
+        path.flight.on_sent(path.sent, true, sent_at);
+        path.flight.on_delivered(path.sent, sent_at + millis(100));
+    }
+    assert_eq!(path.flight.rate(), rate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_becomes_much_faster_is_found_out_soon() {
+    let mut path = Path::new(MIB, millis(100));
+    path.saturate(Duration::from_secs(4));
+    path.rate = 100 * MIB;
+    path.saturate(Duration::from_secs(3));
+    let (reached, _) = path.saturate(Duration::from_secs(2));
+    assert!(reached >= 90 * MIB, "{reached}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_ways_at_once_neither_shrinks_to_nothing_nor_grows_without_end() {
+    for round_trip in [Duration::from_micros(500), millis(20), millis(100)] {
+        let mut path = Path::new(60 * MIB, round_trip);
+        path.saturate(Duration::from_secs(2));
+        path.other_way = 60 * MIB;
+        path.behind = millis(15);
+        path.saturate(Duration::from_secs(2));
+        let (reached, queue) = path.saturate(Duration::from_secs(30));
+        assert!(reached >= 55 * MIB, "{round_trip:?}: {reached}");
+        assert!(queue <= millis(50), "{round_trip:?}: {queue:?}");
+        // The other way is quiet again, and the queue goes.
+        (path.other_way, path.behind) = (0, Duration::ZERO);
+        path.saturate(Duration::from_secs(1));
+        let (_, queue) = path.saturate(Duration::from_secs(2));
+        assert!(
+            queue <= millis(25) + round_trip / 4,
+            "{round_trip:?}: {queue:?} afterwards"
+        );
     }
 }
 
