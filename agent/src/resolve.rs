@@ -2,14 +2,27 @@
 //!
 //! Names go to the hosts table first, then to the C library's `getaddrinfo`, which honours the pod's search
 //! list; a resolver of our own would not fit the size budget. It blocks, so it runs on the runtime's blocking
-//! pool, whose size `main` caps. Whether an address may be dialled is `policy`'s business.
+//! pool, whose size `main` caps. What it found serves the connections of the next moment too ([`Recent`]): the search
+//! list makes six questions of a Service's name. Whether an address may be dialled is `policy`'s business.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::hosts::Hosts;
+
+/// How long what was found is used again: far below what a cluster's name service itself remembers (5 s and more).
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Names remembered; one more puts the oldest out.
+const NAMES: usize = 64;
+
+/// What the resolver of this process found last.
+static RECENT: Mutex<Recent> = Mutex::new(Recent(Vec::new()));
 
 /// No address for a host.
 #[derive(Debug, thiserror::Error)]
@@ -39,18 +52,52 @@ pub(crate) async fn resolve(hosts: &Hosts, host: &str, port: u16) -> Result<Vec<
             .map(|address| SocketAddr::new(address, port))
             .collect());
     }
+    let with_port = |found: &[IpAddr]| {
+        let addresses = found.iter().map(|address| SocketAddr::new(*address, port));
+        addresses.collect()
+    };
+    if let Some(found) = recent(|recent| recent.get(host, Instant::now()).map(with_port)) {
+        return Ok(found);
+    }
     let mut lookup = JoinSet::new();
     let name = host.to_owned();
-    lookup.spawn_blocking(move || look_up(&name, port));
+    lookup.spawn_blocking(move || look_up(&name));
     match lookup.join_next().await {
-        Some(Ok(found)) => found,
+        Some(Ok(found)) => {
+            let found = found?;
+            let addresses = with_port(&found);
+            recent(|recent| recent.put(host, found, Instant::now()));
+            Ok(addresses)
+        }
         Some(Err(_)) | None => Err(ResolveError::GivenUp {
             host: host.to_owned(),
         }),
     }
 }
 
-fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+fn recent<T>(with: impl FnOnce(&mut Recent) -> T) -> T {
+    with(&mut RECENT.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Names and what was found for them, the oldest first. Failures are asked again.
+struct Recent(Vec<(String, Vec<IpAddr>, Instant)>);
+
+impl Recent {
+    fn get(&self, host: &str, now: Instant) -> Option<&[IpAddr]> {
+        let known = self.0.iter().find(|(name, _, _)| name == host)?;
+        (now.saturating_duration_since(known.2) < FRESH).then_some(&known.1)
+    }
+
+    fn put(&mut self, host: &str, found: Vec<IpAddr>, now: Instant) {
+        self.0.retain(|(name, _, _)| name != host);
+        if self.0.len() == NAMES {
+            self.0.remove(0);
+        }
+        self.0.push((host.to_owned(), found, now));
+    }
+}
+
+fn look_up(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
     // Without a type each address would be listed once for each of TCP, UDP and raw.
     let hints = AddrInfoHints {
         socktype: SockType::Stream.into(),
@@ -77,8 +124,7 @@ fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
             host: host.to_owned(),
             source: source.into(),
         })?;
-        let mut address = info.sockaddr;
-        address.set_port(port);
+        let address = info.sockaddr.ip();
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -125,6 +171,24 @@ mod tests {
             1,
             "{found:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_serves_for_a_moment_and_the_oldest_goes_first() {
+        let start = Instant::now();
+        let mut recent = Recent(Vec::new());
+        let address = |last: u8| vec![IpAddr::from([10, 0, 0, last])];
+        recent.put("web", address(1), start);
+        assert_eq!(recent.get("web", start + FRESH / 2), Some(&address(1)[..]));
+        assert_eq!(recent.get("web", start + FRESH), None);
+        recent.put("web", address(2), start + FRESH);
+        assert_eq!(recent.get("web", start + FRESH), Some(&address(2)[..]));
+        assert_eq!(recent.get("web.open", start + FRESH), None);
+        for name in 0..NAMES {
+            recent.put(&format!("name-{name}"), address(3), start + FRESH);
+        }
+        assert_eq!(recent.get("web", start + FRESH), None);
+        assert_eq!(recent.0.len(), NAMES);
     }
 
     #[tokio::test]
