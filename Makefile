@@ -10,14 +10,16 @@ AGENT_SIZE_LIMIT := 870400
 
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER := rust-lld
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER := rust-lld
+# No path of this machine in what is released: the same bytes wherever it is built.
+REMAP_PATHS := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/build
 # Size only: no relocation table, identical functions once, no tables for unwinding (the agent aborts). Together 13 %.
 AGENT_RUSTFLAGS := -C relocation-model=static -C link-arg=--icf=all -C link-arg=--no-eh-frame-hdr \
-	-C link-arg=--script=$(CURDIR)/agent/no-unwind.ld
+	-C link-arg=--script=agent/no-unwind.ld $(REMAP_PATHS)
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS := $(AGENT_RUSTFLAGS)
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUSTFLAGS := $(AGENT_RUSTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help agent agent-size build install fmt lint test demo e2e clean $(AGENT_ARCHITECTURES:%=agent-%)
+.PHONY: help agent agent-size build install fmt lint deny test demo e2e clean $(AGENT_ARCHITECTURES:%=agent-%)
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -52,7 +54,7 @@ fmt: ## format the code
 # Below the plugin nothing may know Kubernetes, TLS, HTTP or a command line (README, invariants).
 AGENT_BANNED := kube kube-client k8s-openapi rustls hyper clap serde tracing
 
-lint: agent-size ## check formatting, lints, the agent's size and what it depends on
+lint: agent-size deny ## check formatting, lints, dependencies and the agent's size
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@for name in $(AGENT_BANNED); do \
@@ -65,6 +67,17 @@ lint: agent-size ## check formatting, lints, the agent's size and what it depend
 	fi
 	@if grep -rnE '\b(e?print(ln)?!)' src --include=*.rs; then echo 'only src/ui.rs writes to the terminal' >&2; exit 1; fi
 
+deny: ## check licences, sources, duplicates and advisories of all dependencies, where cargo-deny is installed
+	@if ! command -v cargo-deny >/dev/null; then \
+		echo 'dependencies not checked: no cargo-deny here (`cargo install cargo-deny --locked`)'; \
+	elif ! $(CARGO) deny --locked check bans licenses sources; then \
+		exit 1; \
+	elif ! $(CARGO) deny --locked fetch db; then \
+		echo 'advisories not checked: their database cannot be reached'; \
+	else \
+		$(CARGO) deny --locked check --disable-fetch advisories; \
+	fi
+
 test: agent ## run every hermetic test
 	$(CARGO) test --locked --workspace
 
@@ -75,4 +88,4 @@ demo: agent ## proxy, expose and forward end to end, against the playground or, 
 clean: ## remove what was built
 	$(CARGO) clean
 
-include tests/e2e.mk tests/bench.mk
+include krew/dist.mk tests/e2e.mk tests/bench.mk

@@ -1,4 +1,4 @@
-//! Embeds the agent for each architecture that `make agent` has built.
+//! Embeds the agent for each architecture that `make agent` has built, and what the plugin was built for.
 //!
 //! A plugin built without them compiles and says so when it needs one (`cluster/agents.rs`), so
 //! `cargo check` and most tests need no cross-compiled agent.
@@ -25,6 +25,12 @@ fn main() -> std::io::Result<()> {
             emit(&format!("rustc-env={variable}={}", path.display()));
         }
     }
+    emit(&format!(
+        "rustc-env=TUNNEL_TARGET={}",
+        env::var("TARGET").map_err(std::io::Error::other)?
+    ));
+    // Only `make dist` tells the commit: else each one would build the plugin anew.
+    emit("rerun-if-env-changed=TUNNEL_COMMIT");
     Ok(())
 }
 

@@ -77,7 +77,7 @@ pub enum Command {
     Forward(Box<ForwardArgs>),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
-    /// Print the version of the plugin and of the agents it carries
+    /// Print the versions of the plugin, of the agents it carries, and of the API server
     Version(VersionArgs),
 }
 
@@ -278,7 +278,20 @@ pub struct CleanupArgs {
 
 /// `version`
 #[derive(Debug, Args)]
-pub struct VersionArgs {}
+#[command(after_help = VERSION_EXAMPLES)]
+pub struct VersionArgs {
+    /// Do not ask the server
+    #[arg(long)]
+    pub client: bool,
+}
+
+const VERSION_EXAMPLES: &str = "\
+Examples:
+  # plugin, agent, wire and API server
+  kubectl tunnel version
+
+  # for a script, without a cluster
+  kubectl tunnel version --client -o json";
 
 #[cfg(test)]
 mod tests {

@@ -77,10 +77,7 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
         Command::Forward(arguments) => forward::run(&arguments, context).await,
         Command::Expose(arguments) => expose::run(&arguments.shared(), context).await,
         Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
-        Command::Version(_) => {
-            version::run(&context.printer);
-            Ok(())
-        }
+        Command::Version(arguments) => version::run(&arguments, context).await,
     }
 }
 

@@ -14,3 +14,4 @@ mod support;
 mod survive;
 mod traffic;
 mod transport;
+mod version;

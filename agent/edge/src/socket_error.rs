@@ -17,9 +17,10 @@ pub fn code(error: &io::Error) -> RefusalCode {
             Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN | Errno::AFNOSUPPORT,
         ) => RefusalCode::Unreachable,
         // A missing source address is one too: the ports for that upstream are used up.
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
-            RefusalCode::ResourceExhausted
-        }
+        Some(Errno::MFILE | Errno::NOBUFS | Errno::ADDRNOTAVAIL) => RefusalCode::ResourceExhausted,
+        // Winsock has no numbers for these two.
+        #[cfg(not(windows))]
+        Some(Errno::NFILE | Errno::NOMEM) => RefusalCode::ResourceExhausted,
         Some(Errno::ADDRINUSE) => RefusalCode::AddressInUse,
         // A deadline of ours.
         None if error.kind() == ErrorKind::TimedOut => RefusalCode::TimedOut,
