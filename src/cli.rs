@@ -16,6 +16,7 @@ pub mod go_duration;
 pub mod kube_flags;
 pub mod port;
 pub mod proxy_flags;
+pub mod status_args;
 pub mod target;
 
 use agent_flags::AgentFlags;
@@ -23,8 +24,10 @@ use expose_flags::ExposeFlags;
 use forward_args::ForwardArgs;
 use kube_flags::KubeFlags;
 use proxy_flags::ProxyFlags;
+use status_args::{StatusArgs, StopArgs};
 
 use crate::logging::LogFormat;
+use crate::metrics::MetricsAddress;
 use crate::ui::Output;
 
 /// Reach everything in the cluster by name, and let the cluster reach your laptop.
@@ -75,6 +78,10 @@ pub enum Command {
     Expose(ExposeArgs),
     /// Local ports for services, pods, workloads, hosts and addresses, TCP and UDP
     Forward(Box<ForwardArgs>),
+    /// List your sessions: those that run here, elsewhere, and what dead ones left
+    Status(StatusArgs),
+    /// End sessions, from any terminal
+    Stop(StopArgs),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
     /// Print the versions of the plugin, of the agents it carries, and of the API server
@@ -94,7 +101,7 @@ pub struct OutputFlags {
     #[arg(short = 'q', long, global = true, action = ArgAction::Count, help_heading = "Output flags")]
     pub quiet: u8,
 
-    /// What stdout carries: text, or one JSON event a line
+    /// What stdout carries: text, or one JSON object a line; wide, yaml and name are for `status`
     #[arg(
         short = 'o',
         long,
@@ -124,6 +131,15 @@ pub struct SessionFlags {
     /// Write the ready event to this file once everything works; it is removed at the end
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+
+    /// Run in the background: return when it is ready, print its id, write what it says to a log file; `status` shows
+    /// it, `stop ID` ends it. Credential plugins that ask something cannot
+    #[arg(long)]
+    pub detach: bool,
+
+    /// Serve metrics in the format of `OpenMetrics` at `/metrics` of this address: PORT or IP:PORT; 0 is any free port
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<MetricsAddress>,
 
     /// How long to try to reconnect to the agent, counted while awake; 0 ends the session at the first loss
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = go_duration::parse_duration)]
@@ -318,7 +334,11 @@ mod tests {
         let idle = |words: &[&str]| match parse(words).unwrap().command {
             Command::Proxy(arguments) => arguments.shared().proxy.udp_idle,
             Command::Expose(arguments) => arguments.shared().proxy_flags.udp_idle,
-            other @ (Command::Forward(_) | Command::Cleanup(_) | Command::Version(_)) => panic!("{other:?}"),
+            other @ (Command::Forward(_)
+            | Command::Status(_)
+            | Command::Stop(_)
+            | Command::Cleanup(_)
+            | Command::Version(_)) => panic!("{other:?}"),
         };
         assert_eq!(idle(&["proxy"]), Duration::from_secs(60));
         assert_eq!(idle(&["proxy", "--udp-idle", "1m30s"]), Duration::from_secs(90));

@@ -8,15 +8,18 @@ use crate::cli::{Cli, Command};
 use crate::cluster::env::Env;
 use crate::error::Error;
 use crate::shutdown::Shutdown;
-use crate::ui::Printer;
+use crate::ui::{Output, Printer};
 
 mod attach;
 mod cleanup;
+mod detach;
 mod expose;
 mod forward;
 mod narrate;
 mod proxy;
 mod ready;
+mod status;
+mod stop;
 mod tunnel;
 mod version;
 mod words;
@@ -43,6 +46,7 @@ pub struct Context {
 pub struct LastWords {
     namespace: OnceLock<String>,
     leftovers: OnceLock<Vec<String>>,
+    handed_over: OnceLock<()>,
 }
 
 impl LastWords {
@@ -52,6 +56,16 @@ impl LastWords {
 
     fn left(&self, leftovers: Vec<String>) {
         self.leftovers.get_or_init(|| leftovers);
+    }
+
+    fn hand_over(&self) {
+        self.handed_over.get_or_init(|| ());
+    }
+
+    /// Whether the session goes on in another process, whose end it is not.
+    #[must_use]
+    pub fn handed_over(&self) -> bool {
+        self.handed_over.get().is_some()
     }
 
     /// The namespace in use, or a word for it when none was found out.
@@ -72,10 +86,19 @@ impl LastWords {
 /// # Errors
 /// What failed; nothing has been printed about it yet.
 pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
+    let output = context.printer.output();
+    if matches!(output, Output::Wide | Output::Yaml | Output::Name) && !matches!(command, Command::Status(_))
+    {
+        return Err(Error::Usage(
+            "-o wide, yaml and name are for `status`: use -o json or leave it out".to_owned(),
+        ));
+    }
     match command {
         Command::Proxy(arguments) => proxy::run(&arguments.shared(), context).await,
         Command::Forward(arguments) => forward::run(&arguments, context).await,
         Command::Expose(arguments) => expose::run(&arguments.shared(), context).await,
+        Command::Status(arguments) => status::run(&arguments, context).await,
+        Command::Stop(arguments) => stop::run(&arguments, context).await,
         Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
         Command::Version(arguments) => version::run(&arguments, context).await,
     }

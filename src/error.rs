@@ -45,6 +45,23 @@ pub enum ExitStatus {
     SecondSignal = 130,
 }
 
+impl ExitStatus {
+    /// That of another process of ours; one that no exit of ours has is a failure.
+    fn of_code(code: u8) -> Self {
+        [
+            Self::Usage,
+            Self::Unreachable,
+            Self::Forbidden,
+            Self::NotStarted,
+            Self::Lost,
+            Self::SecondSignal,
+        ]
+        .into_iter()
+        .find(|status| *status as u8 == code)
+        .unwrap_or(Self::Failed)
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,6 +135,22 @@ pub enum Error {
     /// The session ended as it should, but some of its objects are still there.
     #[error("{0}")]
     Leftovers(String),
+    /// The command in the background ended before it was ready; it has said why.
+    #[error("the command in the background ended before it was ready; what it said is in {log}")]
+    Detached {
+        /// Its exit code.
+        code: u8,
+        /// Its log file.
+        log: String,
+    },
+    /// A session that was asked for is not there, or not as it was wanted.
+    #[error("{text}")]
+    Session {
+        /// What is wrong.
+        text: String,
+        /// The next command to type.
+        hint: String,
+    },
     /// The user did not want to wait.
     #[error("left at once")]
     SecondSignal,
@@ -169,7 +202,9 @@ impl Error {
             | Self::Upstream(
                 UpstreamError::NotFound { .. } | UpstreamError::NoPort { .. } | UpstreamError::Unfit { .. },
             )
+            | Self::Session { .. }
             | Self::Leftovers(_) => ExitStatus::Failed,
+            Self::Detached { code, .. } => ExitStatus::of_code(*code),
             Self::Access(error) => access_status(error),
             Self::Api(error) | Self::Sweep(SweepError::Api(error)) => api_status(error, ExitStatus::Failed),
             Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => ExitStatus::Forbidden,
@@ -261,7 +296,7 @@ impl Error {
             Self::Upstream(error) => hints::upstream(error, namespace),
             Self::Lost { .. } | Self::TakenOver => Some("run the same command again".to_owned()),
             Self::Sweep(SweepError::AllNamespacesForbidden { .. }) => {
-                Some("clean up one namespace at a time with `-n`".to_owned())
+                Some("name one namespace at a time with `-n`".to_owned())
             }
             Self::Usage(_)
             | Self::AgentFlags(_)
@@ -272,7 +307,9 @@ impl Error {
             | Self::Attach { .. }
             | Self::Listen { .. }
             | Self::Sweep(_)
+            | Self::Detached { .. }
             | Self::Leftovers(_) => None,
+            Self::Session { hint, .. } => Some(hint.clone()),
             Self::SecondSignal => Some(format!(
                 "what is left goes by itself, or with `kubectl tunnel cleanup -n {namespace}`"
             )),

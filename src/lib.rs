@@ -19,6 +19,8 @@
 //! | [`listener`] | the local port: HTTP proxy, SOCKS, routing by Host header, TLS name and h2c authority |
 //! | [`forward`] | local ports of `forward`, TCP and UDP; the ways to an upstream |
 //! | [`reverse`] | connections from the cluster to local programs |
+//! | [`control`], [`metrics`] | how a running command is seen and stopped from outside |
+//! | [`traffic`] | the counters that both tell |
 //! | [`ui`] | the terminal, JSON events, the ready file |
 //! | [`error`] | exit codes and hints |
 //! | [`logging`], [`shutdown`] | `tracing`, signals |
@@ -31,13 +33,16 @@
 pub mod cli;
 pub mod cluster;
 pub mod command;
+pub mod control;
 pub mod error;
 pub mod forward;
 pub mod listener;
 pub mod logging;
+pub mod metrics;
 pub mod reverse;
 pub mod session;
 pub mod shutdown;
+pub mod traffic;
 pub mod ui;
 
 /// Lets the process open as many files as the system allows: each connection needs one.

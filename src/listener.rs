@@ -84,6 +84,9 @@ pub trait Connect: Clone + Send + Sync + 'static {
 
     /// The address that was chosen, where it is known; for the log.
     fn upstream(&self, stream: &Self::Stream) -> Option<SocketAddr>;
+
+    /// Datagrams were lost here, which somebody may count.
+    fn dropped(&self, datagrams: u64);
 }
 
 /// Why an upstream was not reached.

@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     let leftovers = context.last_words.leftovers();
     match result {
         Ok(()) => {
-            if is_session {
+            if is_session && !context.last_words.handed_over() {
                 printer.event(&Event::Ended { code: 0, leftovers });
             }
             ExitCode::SUCCESS

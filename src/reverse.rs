@@ -26,6 +26,7 @@ use tunnel_wire::{Open, Protocol, Stream};
 
 pub use self::proxy_protocol::ProxyProtocol;
 use crate::cli::port::Program;
+use crate::traffic::{Traffic, kind};
 
 /// How long after its opening a connection that says nothing waits for our own checks to be gone: they go
 /// within milliseconds, on a busy node within a second or two.
@@ -37,12 +38,12 @@ pub struct Route {
     /// Who answers.
     pub program: Program,
     /// What comes to it.
-    pub traffic: Traffic,
+    pub accepts: Accepts,
 }
 
 /// What a listener accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Traffic {
+pub enum Accepts {
     /// TCP.
     Connections {
         /// What the program is told before.
@@ -141,10 +142,17 @@ impl Gate {
 
 /// Serves what the agent accepts until the session is over or, after `drain`, until the last open
 /// connection has ended; flows of datagrams end with `drain`. `routes[n]` is that of listener n.
-pub async fn serve(mut incoming: Incoming, routes: Arc<[Route]>, gate: Gate, drain: CancellationToken) {
+pub async fn serve(
+    mut incoming: Incoming,
+    routes: Arc<[Route]>,
+    gate: Gate,
+    traffic: Traffic,
+    drain: CancellationToken,
+) {
     let reverse = Arc::new(Reverse {
         routes,
         gate,
+        traffic,
         drain: drain.clone(),
         budget: Budget::default(),
     });
@@ -186,6 +194,7 @@ pub async fn serve(mut incoming: Incoming, routes: Arc<[Route]>, gate: Gate, dra
 struct Reverse {
     routes: Arc<[Route]>,
     gate: Gate,
+    traffic: Traffic,
     drain: CancellationToken,
     budget: Budget,
 }
@@ -210,14 +219,14 @@ impl Reverse {
                 Protocol::Tcp,
                 Some(Route {
                     program,
-                    traffic: Traffic::Connections { header },
+                    accepts: Accepts::Connections { header },
                 }),
-            ) => connection(peer, program, *header, stream, &self.gate).await,
+            ) => connection(peer, program, *header, stream, &self.gate, &self.traffic).await,
             (
                 Protocol::Udp,
                 Some(Route {
                     program,
-                    traffic: Traffic::Flows { idle },
+                    accepts: Accepts::Flows { idle },
                 }),
             ) => {
                 let flow = flow::Flow {
@@ -225,6 +234,7 @@ impl Reverse {
                     program,
                     idle: *idle,
                     budget: self.budget.clone(),
+                    traffic: self.traffic.clone(),
                 };
                 flow::serve(flow, stream, &self.gate, &self.drain).await;
             }
@@ -244,6 +254,7 @@ async fn connection(
     header: Option<Header>,
     mut stream: Stream,
     gate: &Gate,
+    traffic: &Traffic,
 ) {
     if !gate.pass(&mut stream).await {
         return;
@@ -255,6 +266,7 @@ async fn connection(
         Ok(local) => local,
         Err(refusal) => {
             info!(%peer, target, reason = %refusal, "connection refused by the local program");
+            traffic.failed(kind(refusal.code));
             stream.refuse(refusal).await;
             return;
         }
@@ -266,7 +278,9 @@ async fn connection(
         return;
     }
     debug!(%peer, target, "connection opened");
-    let end = relay(&mut stream, &mut local).await;
+    let mut counted = traffic.counted(&mut stream);
+    let end = relay(&mut counted, &mut local).await;
+    drop(counted);
     let reason = match end.result {
         Ok(()) => {
             drop(local.reset_on_close(false));
@@ -275,11 +289,15 @@ async fn connection(
         Err(RelayError {
             side: Side::A,
             source,
-        }) => format!("reset by the caller: {source}"),
+        }) => {
+            traffic.failed("reset-by-caller");
+            format!("reset by the caller: {source}")
+        }
         Err(RelayError {
             side: Side::B,
             source,
         }) => {
+            traffic.failed("reset-by-program");
             stream.abort(&format!("the local program at {target} reset the connection"));
             format!("reset by the local program: {source}")
         }

@@ -243,6 +243,7 @@ pub async fn connect<T: Transports>(
     tracing::debug!(port = entrance, "the agent's entrance");
     let mut attached = Attached::start(&link, dialled);
     standing_tx.set_session(session.clone());
+    standing_tx.set_link(link.clone());
     let alive = Alive::new(settings.clock.clone());
     let care = Care::new(
         link.clone(),

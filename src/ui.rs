@@ -22,6 +22,12 @@ pub enum Output {
     Text,
     /// One JSON object a line.
     Json,
+    /// `status`: a table with more columns.
+    Wide,
+    /// `status`: YAML.
+    Yaml,
+    /// `status`: ids alone.
+    Name,
 }
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -131,7 +137,7 @@ impl Printer {
     pub fn event(&self, event: &Event) {
         match self.output {
             Output::Json => self.data(&event.json()),
-            Output::Text => {
+            Output::Text | Output::Wide | Output::Yaml | Output::Name => {
                 for line in event.lines() {
                     if self.quiet < 2 {
                         self.data(&line);

@@ -6,7 +6,11 @@
 //! attached; one that has several, since its agent was lost, when all of them are. What cannot be decided is reported and kept unless forced. Only the user's own
 //! sessions are looked at. Called by `cleanup` and, for one Service name, by `service`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
@@ -23,8 +27,8 @@ use super::{
     identity::Identity,
     lease::START_LEASE,
     names::{
-        AGENT_CONTAINER, ANNOTATION_COMMAND, LABEL_GENERATION, LABEL_INSTANCE, LABEL_USER, ObjectRef,
-        SessionId, managed_selector,
+        AGENT_CONTAINER, ANNOTATION_COMMAND, ANNOTATION_EXPIRES_AT, ANNOTATION_USER, LABEL_GENERATION,
+        LABEL_INSTANCE, LABEL_USER, ObjectRef, SessionId, managed_selector,
     },
     wait,
 };
@@ -87,6 +91,8 @@ pub enum DeadReason {
     NeverStarted,
     /// Nobody attached for this many seconds.
     Abandoned { seconds: u64 },
+    /// Nobody is attached, and its plugin, which ran on this machine, was killed.
+    Killed,
 }
 
 /// A session that was found.
@@ -102,6 +108,10 @@ pub struct Found {
     pub older: Vec<JobTrace>,
     /// The command that started it, for people.
     pub command: Option<String>,
+    /// Who started it.
+    pub user: Option<String>,
+    /// When its maximum age is over, in RFC 3339.
+    pub expires_at: Option<String>,
     /// Since its first Job that is still there was created.
     pub age: Duration,
     pub liveness: Liveness,
@@ -151,10 +161,11 @@ pub async fn sweep(
     identity: &Identity,
     options: SweepOptions,
     ask: &AskAgent,
+    killed: &BTreeSet<String>,
 ) -> Result<SweepReport, SweepError> {
     let mut report = SweepReport::default();
     let mut doomed = Vec::new();
-    for found in find(server, identity, options.scope, ask).await? {
+    for found in find(server, Some(identity), options.scope, ask, killed).await? {
         match found.liveness {
             Liveness::Dead(_) => doomed.push(found),
             Liveness::Unknown(_) if options.force => doomed.push(found),
@@ -183,12 +194,14 @@ pub async fn sweep(
     Ok(report)
 }
 
-/// This user's sessions with what is known about them, oldest first.
+/// This user's sessions, everybody's without an identity, with what is known about them, oldest first. `killed` are
+/// those whose plugins are known to be gone.
 pub async fn find(
     server: &ApiServer,
-    identity: &Identity,
+    identity: Option<&Identity>,
     scope: Scope,
     ask: &AskAgent,
+    killed: &BTreeSet<String>,
 ) -> Result<Vec<Found>, SweepError> {
     let client = server.client();
     let (jobs, pods): (Api<Job>, Api<Pod>) = match scope {
@@ -198,8 +211,11 @@ pub async fn find(
         ),
         Scope::AllNamespaces => (Api::all(client.clone()), Api::all(client)),
     };
-    let params =
-        ListParams::default().labels(&format!("{},{LABEL_USER}={}", managed_selector(), identity.label));
+    let selector = match identity {
+        Some(identity) => format!("{},{LABEL_USER}={}", managed_selector(), identity.label),
+        None => managed_selector(),
+    };
+    let params = ListParams::default().labels(&selector);
     let (jobs, pods) = tokio::join!(
         server.request(("list", "jobs"), jobs.list(&params)),
         server.request(("list", "pods"), pods.list(&params)),
@@ -225,6 +241,12 @@ pub async fn find(
         .collect()
         .await;
     let mut sessions = by_session(found);
+    for found in &mut sessions {
+        // Who might still come back will not.
+        if matches!(found.liveness, Liveness::Unknown(_)) && killed.contains(&found.session) {
+            found.liveness = Liveness::Dead(DeadReason::Killed);
+        }
+    }
     sessions.sort_by_key(|found| std::cmp::Reverse(found.age));
     Ok(sessions)
 }
@@ -322,6 +344,8 @@ async fn describe(
         job_name: job.name_any(),
         job_uid: job.uid()?,
         command: job.annotations().get(ANNOTATION_COMMAND).cloned(),
+        user: job.annotations().get(ANNOTATION_USER).cloned(),
+        expires_at: job.annotations().get(ANNOTATION_EXPIRES_AT).cloned(),
         age: age(job, now),
         liveness: liveness(server, &namespace, job, pods, ask).await,
         namespace,

@@ -2,10 +2,12 @@
 
 use super::Context;
 use super::attach::ask_agent;
+use super::status;
 use crate::cli::CleanupArgs;
 use crate::cluster::client::Access;
 use crate::cluster::identity;
 use crate::cluster::sweep::{self, DeadReason, Found, Liveness, Scope, SweepOptions, SweepReport};
+use crate::control;
 use crate::error::Error;
 use crate::ui::Output;
 
@@ -34,7 +36,13 @@ async fn clean(arguments: &CleanupArgs, context: &Context) -> Result<(), Error> 
         dry_run: arguments.dry_run,
         force: arguments.force,
     };
-    let report = sweep::sweep(&server, &identity, options, &ask_agent(&server)).await?;
+    let killed = status::killed_here(context).await;
+    let report = sweep::sweep(&server, &identity, options, &ask_agent(&server), &killed).await?;
+    for found in report.removed.iter().filter(|_| !arguments.dry_run) {
+        if killed.contains(&found.session) {
+            control::bury(&context.env, &found.session);
+        }
+    }
     let lines = lines(&report, arguments.dry_run);
     if context.printer.output() == Output::Json {
         let sessions: Vec<_> = lines.iter().map(Line::json).collect();
@@ -63,6 +71,16 @@ async fn clean(arguments: &CleanupArgs, context: &Context) -> Result<(), Error> 
     }
 }
 
+/// How it is known, for people.
+pub(super) fn dead_text(reason: DeadReason) -> String {
+    match reason {
+        DeadReason::Finished => "its job has finished".to_owned(),
+        DeadReason::NeverStarted => "it never started".to_owned(),
+        DeadReason::Killed => "its plugin was killed".to_owned(),
+        DeadReason::Abandoned { seconds } => format!("nobody attached for {seconds} s"),
+    }
+}
+
 /// One session of the report.
 struct Line<'a> {
     found: &'a Found,
@@ -85,9 +103,7 @@ fn lines(report: &SweepReport, dry_run: bool) -> Vec<Line<'_>> {
 
 fn why(found: &Found) -> String {
     match &found.liveness {
-        Liveness::Dead(DeadReason::Finished) => "its job has finished".to_owned(),
-        Liveness::Dead(DeadReason::NeverStarted) => "it never started".to_owned(),
-        Liveness::Dead(DeadReason::Abandoned { seconds }) => format!("nobody attached for {seconds} s"),
+        Liveness::Dead(reason) => dead_text(*reason),
         Liveness::Alive => "in use".to_owned(),
         Liveness::Unknown(reason) => format!("cannot be decided: {reason}; --force removes it"),
     }

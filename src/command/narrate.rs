@@ -33,7 +33,12 @@ pub(super) struct Facts {
     file: Option<ReadyFile>,
 }
 
-type SharedFacts = Arc<Mutex<Option<Facts>>>;
+pub(super) type SharedFacts = Arc<Mutex<Option<Facts>>>;
+
+/// What was ready, as it is now; none before.
+pub(super) fn facts_of(facts: &SharedFacts) -> Option<Ready> {
+    lock(facts).as_ref().map(|facts| facts.ready.clone())
+}
 
 impl Facts {
     /// Writes the ready file, if one is wanted.
@@ -78,6 +83,11 @@ impl Narrator {
     /// Where the session writes how it stands.
     pub(super) fn standing(&self) -> StandingTx {
         self.standing_tx.clone()
+    }
+
+    /// What is told beside the state.
+    pub(super) fn facts(&self) -> SharedFacts {
+        Arc::clone(&self.facts)
     }
 
     /// Everything works for the first time.
@@ -191,7 +201,7 @@ impl Told {
 }
 
 /// The state of a phase; none once all is over, which other events tell.
-fn state_of(phase: &Phase) -> Option<State> {
+pub(super) fn state_of(phase: &Phase) -> Option<State> {
     Some(match phase {
         Phase::Idle { failure } => State {
             reason: failure.as_deref().map(str::to_owned),

@@ -28,6 +28,7 @@ pub(super) fn event(
         reason: None,
         attempt: None,
         transport_kind: None,
+        metrics: None,
     }
 }
 

@@ -26,7 +26,7 @@ use super::expose::{self, ExposePlan, Listening};
 use super::forward::ForwardPlan;
 use super::narrate::{Facts, Narrator};
 use super::proxy::environment_lines;
-use super::{Context, ready};
+use super::{Context, detach, ready};
 use crate::cli::SessionFlags;
 use crate::cli::proxy_flags::ProxyFlags;
 use crate::cluster::agent::Agent;
@@ -38,6 +38,7 @@ use crate::cluster::rights::{self, Needs};
 use crate::cluster::service;
 use crate::error::Error;
 use crate::listener::Shell;
+use crate::metrics::Metrics;
 use crate::reverse::{self, Gate};
 use crate::session::{Phase, SecondWay, Settings, StandingTx, WallClock, Way};
 use crate::ui::event::ReadyFile;
@@ -46,12 +47,14 @@ use crate::ui::{Event, Output};
 use self::agents::Live;
 use self::doors::Doors;
 use self::loss::{Loss, Verdict};
+use self::seen::Running;
 
 mod agents;
 mod doors;
 mod loss;
 mod on_demand;
 mod removal;
+mod seen;
 
 /// How long open connections may take to end once the user asked for the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -102,6 +105,12 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
     if plan.session.transport_max_age.is_some_and(|age| age < LEAST_AGE) {
         return Err(Error::Usage("--transport-max-age must be at least 1s".to_owned()));
     }
+    if plan.session.detach && detach::detached_as(context).is_none() {
+        return detach::run(context).await;
+    }
+    if detach::detached_as(context).is_some() {
+        detach::settle();
+    }
     if let Some(path) = &plan.session.ready_file {
         ReadyFile::forget(path);
     }
@@ -118,7 +127,24 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
         doors = look_ahead(&plan, &options, &server, context) => doors?,
         () = orderly.cancelled() => return Ok(()),
     };
+    let id = detach::detached_as(context).unwrap_or_else(SessionId::random);
+    let max_lifetime = plan.on_demand.is_none().then_some(options.max_lifetime);
+    let running = Running::new(
+        id.as_str(),
+        &server,
+        context,
+        max_lifetime,
+        narrator.standing(),
+        narrator.facts(),
+    );
+    let metrics = bind_metrics(&plan, context).await?;
+    let metrics_url = metrics
+        .as_ref()
+        .map(|metrics| format!("http://{}/metrics", metrics.address()));
+    let _windows = running.open(metrics, context);
     let stage = Stage {
+        id,
+        metrics: metrics_url,
         settings: Settings {
             reconnect_max: plan.session.reconnect_max,
             transport_max_age: plan.session.transport_max_age,
@@ -144,6 +170,24 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
     }
 }
 
+/// The port of `--metrics`.
+async fn bind_metrics(plan: &Plan<'_>, context: &Context) -> Result<Option<Metrics>, Error> {
+    let Some(wanted) = &plan.session.metrics else {
+        return Ok(None);
+    };
+    let metrics = wanted.bind().await.map_err(|source| Error::Io {
+        doing: format!("cannot serve metrics on {}", wanted.address()),
+        source,
+    })?;
+    if metrics.is_reachable() {
+        context.printer.warn(&format!(
+            "the metrics on {} can be read from other machines",
+            metrics.address()
+        ));
+    }
+    Ok(Some(metrics))
+}
+
 /// Everything that may be refused before there is a session. The start of one asks for its rights itself; one that may
 /// come in an hour must not wait for that.
 async fn look_ahead(
@@ -167,6 +211,9 @@ async fn look_ahead(
 
 /// What all sessions of a command share.
 struct Stage<'a> {
+    /// Of the command; its session has the same, but each of several (`--on-demand`) its own.
+    id: SessionId,
+    metrics: Option<String>,
     plan: &'a Plan<'a>,
     context: &'a Context,
     access: Access,
@@ -253,6 +300,7 @@ impl Stage<'_> {
         printer.steps_done();
         let expose = self.plan.expose.as_ref();
         let mut ready = ready::event(self.server.namespace(), agent, expose, listeners);
+        ready.metrics.clone_from(&self.metrics);
         ready.transport_kind = self.standing_tx.way().map(Way::as_str);
         let facts = Facts::new(ready.clone(), self.plan.session.ready_file.as_deref())?;
         let print_env = self.plan.proxy.as_ref().and_then(|proxy| proxy.print_env);
@@ -270,6 +318,9 @@ impl Stage<'_> {
                 self.server.namespace()
             )],
         };
+        if let Some(metrics) = &self.metrics {
+            printer.note(&format!("metrics: {metrics}"));
+        }
         for note in notes {
             printer.note(&note);
         }
@@ -279,9 +330,13 @@ impl Stage<'_> {
 
 impl<'a> Tunnel<'a> {
     fn new(stage: &'a Stage<'a>) -> Self {
+        let id = match stage.plan.on_demand {
+            None => stage.id.clone(),
+            Some(_) => SessionId::random(),
+        };
         Self {
             stage,
-            footprint: Footprint::new(stage.server.namespace(), SessionId::random(), stage.options.keep),
+            footprint: Footprint::new(stage.server.namespace(), id, stage.options.keep),
             secret: Secret::new(rand::random()),
             began: SystemTime::now(),
         }
@@ -381,10 +436,10 @@ impl Tunnel<'_> {
             (Some(plan), Some(service)) => plan.routes(service),
             _ => Arc::from([]),
         };
-        let drain = serving.drain.clone();
+        let (traffic, drain) = (self.stage.standing_tx.traffic().clone(), serving.drain.clone());
         serving
             .tasks
-            .spawn(reverse::serve(incoming, routes, gate.clone(), drain));
+            .spawn(reverse::serve(incoming, routes, gate.clone(), traffic, drain));
     }
 
     /// The orderly end, up to the deletion: connections drain, both ends say goodbye.

@@ -27,7 +27,7 @@ pub(super) async fn run(arguments: &VersionArgs, context: &Context) -> Result<()
     let version = Versions::of_this(server.as_ref().and_then(|server| server.as_ref().ok()));
     context.printer.data(&match context.printer.output() {
         Output::Json => version.json().to_string(),
-        Output::Text => version.text(),
+        Output::Text | Output::Wide | Output::Yaml | Output::Name => version.text(),
     });
     server.map_or(Ok(()), |server| server.map(drop))
 }

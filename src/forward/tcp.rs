@@ -88,7 +88,9 @@ async fn connect_and_relay(
                 return Err(Failure::NotReached(why));
             }
         };
-        let end = relay(local, &mut connection).await;
+        let mut counted = ways.door.traffic().counted(&mut connection);
+        let end = relay(local, &mut counted).await;
+        drop(counted);
         counts.upstream = connection.upstream();
         let error = match end.result {
             Ok(()) => {
@@ -101,6 +103,7 @@ async fn connect_and_relay(
             }) => {
                 (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
                 connection.abort("the program's end failed");
+                ways.door.traffic().failed("reset-by-program");
                 return Err(Failure::Local(source));
             }
             Err(RelayError {
@@ -111,10 +114,12 @@ async fn connect_and_relay(
         drop(connection);
         (counts.received, counts.sent) = (end.a_to_b, end.b_to_a);
         if end.b_to_a > 0 || !was_refused(&error) {
+            ways.door.traffic().failed("reset-by-upstream");
             return Err(Failure::Upstream(error));
         }
         let why = dial.why(&error);
         if !local.rewind() || !dial.may_try_again(&error).await {
+            ways.door.traffic().failed("not-reached");
             return Err(Failure::NotReached(why));
         }
     }

@@ -31,6 +31,7 @@ pub(super) async fn serve(
     (places, budget): (Budget, Budget),
     drain: CancellationToken,
 ) {
+    let dropping = ways.door.traffic().clone();
     let mut flows = Flows::new(socket, places, budget);
     tokio::select! {
         never = flows.run(|flow| serve_flow(flow, Arc::clone(&route), Arc::clone(&ways))) => match never {},
@@ -42,6 +43,7 @@ pub(super) async fn serve(
             datagrams = flows.refused(),
             "dropped: too many peers"
         );
+        dropping.dropped(flows.refused());
     }
 }
 
@@ -84,8 +86,9 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> io::
         let (Notice::Here(refusal) | Notice::There(refusal)) = notice;
         route.tell(&ways.say, &refusal.to_string());
     };
+    let mut counted = ways.door.traffic().counted(&mut *stream);
     let relayed = relay(
-        &mut stream,
+        &mut counted,
         &mut flow.edge,
         &flow.queue,
         Some(ways.udp_idle),
@@ -102,6 +105,7 @@ async fn relay_flow(flow: &mut NewFlow, route: &Arc<Route>, ways: &Ways) -> io::
             relayed.await
         }
     };
+    ways.door.traffic().dropped(end.dropped);
     Ok(Done {
         upstream,
         received: end.sent,

@@ -19,6 +19,7 @@ use tunnel_wire::{Refusal, Stream};
 
 use super::{Gate, program};
 use crate::cli::port::Program;
+use crate::traffic::{Traffic, kind};
 
 /// How long the datagrams of a caller are swallowed when its program's name leads nowhere: each would open a stream
 /// otherwise.
@@ -31,6 +32,7 @@ pub(super) struct Flow<'a> {
     pub(super) idle: Duration,
     /// What waits in all flows of the session.
     pub(super) budget: Budget,
+    pub(super) traffic: Traffic,
 }
 
 /// Serves one flow until it is idle, its stream has ended, or `drain` is cancelled.
@@ -45,6 +47,7 @@ pub(super) async fn serve(flow: Flow<'_>, mut stream: Stream, gate: &Gate, drain
         Some(Ok(socket)) => socket,
         Some(Err(refusal)) => {
             info!(peer = %flow.peer, target = %flow.program, reason = %refusal, "flow not reached");
+            flow.traffic.failed(kind(refusal.code));
             drain.run_until_cancelled(sleep(SWALLOW)).await;
             return stream.refuse(refusal).await;
         }
@@ -71,7 +74,8 @@ async fn relay_flow(flow: &Flow<'_>, socket: Connected, stream: &mut Stream, dra
         let (Notice::Here(refusal) | Notice::There(refusal)) = notice;
         info!(%peer, target = %program, reason = %refusal, "datagram not delivered");
     };
-    let relayed = relay(stream, &mut edge, &queue, Some(flow.idle), told);
+    let mut carried = flow.traffic.counted(stream);
+    let relayed = relay(&mut carried, &mut edge, &queue, Some(flow.idle), told);
     let reason = match drain.run_until_cancelled(relayed).await.map(|end| end.reason) {
         Some(Reason::Idle) => "idle".to_owned(),
         Some(Reason::MadeRoom) => "made room for another flow".to_owned(),
@@ -80,6 +84,7 @@ async fn relay_flow(flow: &Flow<'_>, socket: Connected, stream: &mut Stream, dra
         None => "the session ends".to_owned(),
     };
     let dropped = queue.dropped() + edge.refused;
+    flow.traffic.dropped(dropped);
     info!(
         %peer, target = %program, received = edge.received, sent = edge.sent, dropped,
         elapsed = ?began.elapsed(), reason, "flow closed"

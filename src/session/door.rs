@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tunnel_wire::{Open, OpenError, Session, Stream};
 
 use super::standing::{Phase, Standing};
+use crate::traffic::{Traffic, kind};
 
 /// Why no stream was opened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,6 +41,7 @@ pub struct Door {
     standing_rx: watch::Receiver<Standing>,
     /// Told whenever somebody waits while there is no agent.
     wanted: Arc<Notify>,
+    traffic: Traffic,
     /// How long a transport may take to come back.
     hold: Duration,
     /// How long an agent may take to come up.
@@ -50,12 +52,14 @@ impl Door {
     pub(super) fn new(
         standing_rx: watch::Receiver<Standing>,
         wanted: Arc<Notify>,
+        traffic: Traffic,
         hold: Duration,
         start: Duration,
     ) -> Self {
         Self {
             standing_rx,
             wanted,
+            traffic,
             hold,
             start,
         }
@@ -66,6 +70,11 @@ impl Door {
     /// # Errors
     /// There was no transport for the time of the hold, no agent came up, or the session refuses.
     pub async fn open(&self, open: &Open) -> Result<Stream, DoorError> {
+        let opened = self.try_open(open).await;
+        self.count(opened)
+    }
+
+    async fn try_open(&self, open: &Open) -> Result<Stream, DoorError> {
         let mut wait = Wait::new(self);
         loop {
             let session = wait.for_session(None).await?;
@@ -84,10 +93,27 @@ impl Door {
     /// # Errors
     /// It refuses, or there was no transport for the time of the hold.
     pub async fn opened(&self, stream: &mut Stream) -> Result<(), DoorError> {
-        tokio::select! {
-            opened = stream.opened() => Ok(opened?),
+        let opened = tokio::select! {
+            opened = stream.opened() => opened.map_err(DoorError::from),
             held = self.shut() => Err(held),
-        }
+        };
+        self.count(opened)
+    }
+
+    /// What goes through it.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    fn count<T>(&self, opened: Result<T, DoorError>) -> Result<T, DoorError> {
+        opened.inspect_err(|error| {
+            self.traffic.failed(match error {
+                DoorError::Open(error) => kind(error.code()),
+                DoorError::Held { .. } => "no-connection-to-the-agent",
+                DoorError::NotStarted(_) => "no-agent",
+            });
+        })
     }
 
     /// Resolves when there has been no transport for the time of the hold.

@@ -9,9 +9,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::{Notify, watch};
 use tunnel_wire::Session;
+use tunnel_wire::link::LinkHandle;
 
 use super::Way;
 use super::door::Door;
+use crate::traffic::Traffic;
 
 /// Where a session stands.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ pub struct Standing {
     /// Where it stands.
     pub phase: Phase,
     session: Option<Session>,
+    /// What the session travels on.
+    link: Option<LinkHandle>,
     /// Whether everything that belongs to the present session is in place.
     complete: bool,
     /// What is to be told once it is: the keeper is ready already.
@@ -77,6 +81,7 @@ pub struct StandingTx {
     standing: watch::Sender<Standing>,
     /// Somebody wants to open a stream, and there is no agent.
     wanted: Arc<Notify>,
+    traffic: Traffic,
 }
 
 impl Default for StandingTx {
@@ -85,12 +90,14 @@ impl Default for StandingTx {
             standing: watch::Sender::new(Standing {
                 phase: Phase::Connecting,
                 session: None,
+                link: None,
                 complete: false,
                 ready: None,
                 failures: 0,
                 missed: None,
             }),
             wanted: Arc::default(),
+            traffic: Traffic::default(),
         }
     }
 }
@@ -108,6 +115,28 @@ impl StandingTx {
             });
             false
         });
+    }
+
+    /// What that session travels on, for its round trip.
+    pub fn set_link(&self, link: LinkHandle) {
+        self.standing.send_if_modified(|standing| {
+            standing.link = Some(link);
+            false
+        });
+    }
+
+    /// To the agent and back, while there is a connection to it.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        let standing = self.standing.borrow();
+        let link = standing.open_session().and(standing.link.as_ref())?;
+        Some(link.rtt())
+    }
+
+    /// What all sessions have carried.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// The session before is gone, and another one is being made.
@@ -211,6 +240,12 @@ impl StandingTx {
             if matches!(phase, Phase::Reconnecting { .. }) {
                 standing.ready = None;
             }
+            if matches!(
+                (&standing.phase, &phase),
+                (Phase::Reconnecting { .. }, Phase::Ready { .. })
+            ) {
+                self.traffic.reconnected();
+            }
             standing.phase = phase;
             true
         });
@@ -244,7 +279,13 @@ impl StandingTx {
     /// The same, and for an agent that has to be started for at most `start`.
     #[must_use]
     pub fn door_with_start(&self, hold: Duration, start: Duration) -> Door {
-        Door::new(self.reader(), Arc::clone(&self.wanted), hold, start)
+        Door::new(
+            self.reader(),
+            Arc::clone(&self.wanted),
+            self.traffic.clone(),
+            hold,
+            start,
+        )
     }
 }
 

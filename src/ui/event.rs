@@ -75,6 +75,20 @@ pub enum StateName {
     Draining,
 }
 
+impl StateName {
+    /// The word of `status`.
+    #[must_use]
+    pub fn for_status(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connecting => "starting",
+            Self::Ready => "ready",
+            Self::Reconnecting => "reconnecting",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// How a session stands, in full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -153,6 +167,9 @@ pub struct Ready {
     /// What carries the session: `exec` or `port-forward`; none while nothing does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport_kind: Option<&'static str>,
+    /// Where metrics are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
 }
 
 /// A local port.
@@ -352,6 +369,7 @@ mod tests {
             reason: None,
             attempt: None,
             transport_kind: Some("exec"),
+            metrics: None,
         })
     }
 

@@ -21,8 +21,13 @@ fn cleanup_takes_the_dead_of_this_user_and_nothing_else() {
         namespace.target("web").await;
         let second = namespace.second_user().await;
         let long = ["--grace", "10m"];
-        let (mine_dead, mine) = namespace.proxy(&long).ready().await;
-        let (theirs_dead, theirs) = namespace.proxy(&long).with_kubeconfig(&second).ready().await;
+        let (mine_dead, mine) = namespace.proxy(&long).elsewhere().ready().await;
+        let (theirs_dead, theirs) = namespace
+            .proxy(&long)
+            .elsewhere()
+            .with_kubeconfig(&second)
+            .ready()
+            .await;
         let (living, alive) = namespace.proxy(&long).ready().await;
         let (their_living, _) = namespace.proxy(&long).with_kubeconfig(&second).ready().await;
         mine_dead.kill().await;
@@ -129,7 +134,7 @@ fn force_takes_a_session_that_cannot_be_judged() {
         let namespace = Namespace::create().await;
         // Held back for ever: no pod runs that could be asked, and the start's lease is not over.
         let patch = r#"{"spec":{"schedulingGates":[{"name":"tunnel-test/gate"}]}}"#;
-        let plugin = namespace.proxy(&["--patch", patch]).start();
+        let plugin = namespace.proxy(&["--patch", patch]).elsewhere().start();
         let pod = namespace.wait_stranger("pods", Duration::from_secs(20)).await;
         plugin.kill().await;
         let kept = namespace.launch(&["cleanup"]).finish(CLEANUP).await;

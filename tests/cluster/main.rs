@@ -18,6 +18,7 @@ mod many;
 mod policy;
 mod reach;
 mod refuse;
+mod seen;
 mod start;
 mod stream;
 mod survive;

@@ -9,6 +9,7 @@ mod expose;
 mod forward;
 mod life;
 mod on_demand;
+mod seen;
 mod succession;
 mod support;
 mod survive;

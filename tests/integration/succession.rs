@@ -1,5 +1,6 @@
 //! The agents of one session, one after the other, by the cluster code alone: no session runs above them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -374,7 +375,7 @@ async fn a_sweep_takes_the_jobs_of_a_session_together() {
             streams: 0,
         };
         let ask: AskAgent = Arc::new(move |_| Box::pin(async move { Ok(state) }));
-        sweep::sweep(&cluster.server, &identity, options, &ask)
+        sweep::sweep(&cluster.server, &identity, options, &ask, &BTreeSet::new())
             .await
             .unwrap()
     };

@@ -108,6 +108,10 @@ impl Stage {
                 .arg("--ready-file")
                 .arg(&ready);
         }
+        // Sockets and logs of this stage alone.
+        command
+            .env("XDG_RUNTIME_DIR", &self.folder)
+            .env("XDG_STATE_HOME", &self.folder);
         for variable in [
             "KUBECONFIG",
             "HTTP_PROXY",

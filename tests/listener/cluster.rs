@@ -63,6 +63,8 @@ impl Cluster {
 }
 
 impl Connect for Cluster {
+    fn dropped(&self, _: u64) {}
+
     type Stream = TestStream;
 
     async fn open(&self, target: &Target) -> Result<TestStream, DialError> {

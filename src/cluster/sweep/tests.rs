@@ -128,6 +128,8 @@ fn found(session: &str, generation: u32, age: u64, liveness: Liveness) -> Found 
         job_uid: format!("uid-{generation}"),
         older: Vec::new(),
         command: None,
+        user: None,
+        expires_at: None,
         age: Duration::from_secs(age),
         liveness,
     }

@@ -13,7 +13,7 @@ use crate::cluster::label;
 use crate::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use crate::cluster::peer::Peer;
 use crate::error::Error;
-use crate::reverse::{Header, ProxyProtocol, Route, Traffic};
+use crate::reverse::{Accepts, Header, ProxyProtocol, Route};
 
 /// Longest Service name (RFC 1035 label).
 const MAX_NAME: usize = 63;
@@ -76,11 +76,11 @@ impl ExposePlan {
         };
         let route = |port: &PortSpec| Route {
             program: port.program.clone(),
-            traffic: match port.protocol {
-                Protocol::Tcp => Traffic::Connections {
+            accepts: match port.protocol {
+                Protocol::Tcp => Accepts::Connections {
                     header: self.header.map(|version| header(port, version)),
                 },
-                Protocol::Udp => Traffic::Flows { idle: self.udp_idle },
+                Protocol::Udp => Accepts::Flows { idle: self.udp_idle },
             },
         };
         self.ports.iter().map(route).collect()
@@ -262,20 +262,20 @@ mod tests {
             cluster_ip: "10.96.0.1".to_owned(),
             ports: Vec::new(),
         };
-        let header = |called: Option<&str>| Traffic::Connections {
+        let header = |called: Option<&str>| Accepts::Connections {
             header: Some(Header {
                 version: ProxyProtocol::V1,
                 called: called.map(|text| text.parse().unwrap()),
             }),
         };
-        let flows = Traffic::Flows {
+        let flows = Accepts::Flows {
             idle: Duration::from_secs(60),
         };
-        let traffic = |service: &AgentService| -> Vec<Traffic> {
-            plan.routes(service).iter().map(|route| route.traffic).collect()
+        let accepts = |service: &AgentService| -> Vec<Accepts> {
+            plan.routes(service).iter().map(|route| route.accepts).collect()
         };
-        assert_eq!(traffic(&service), [header(Some("10.96.0.1:80")), flows]);
+        assert_eq!(accepts(&service), [header(Some("10.96.0.1:80")), flows]);
         service.cluster_ip.clear();
-        assert_eq!(traffic(&service), [header(None), flows]);
+        assert_eq!(accepts(&service), [header(None), flows]);
     }
 }

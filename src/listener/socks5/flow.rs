@@ -127,7 +127,9 @@ pub(super) async fn serve<C: Connect>(mut flow: NewFlow<C>) -> u64 {
         () = over.cancelled() => {}
     }
     flow.discard();
-    flow.queue.dropped() - told
+    let swallowed = flow.queue.dropped() - told;
+    flow.connector.dropped(swallowed);
+    swallowed
 }
 
 impl<C: Connect> NewFlow<C> {
@@ -199,6 +201,8 @@ impl<C: Connect> NewFlow<C> {
     fn tell(&self, report: &mut Report) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         report.moved(count(&self.counts.received), count(&self.counts.sent));
-        report.dropped(count(&self.counts.lost) + self.queue.dropped());
+        let dropped = count(&self.counts.lost) + self.queue.dropped();
+        report.dropped(dropped);
+        self.connector.dropped(dropped);
     }
 }

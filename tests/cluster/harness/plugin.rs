@@ -140,6 +140,8 @@ impl Ended {
 #[derive(Debug)]
 pub(crate) struct Launch {
     kubeconfig: PathBuf,
+    /// Where sockets and logs are: what is known of other plugins of this laptop.
+    laptop: PathBuf,
     arguments: Vec<String>,
 }
 
@@ -163,6 +165,7 @@ impl Namespace {
     pub(crate) fn launch(&self, arguments: &[&str]) -> Launch {
         Launch {
             kubeconfig: self.kubeconfig(),
+            laptop: self.folder().to_owned(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         }
     }
@@ -175,10 +178,20 @@ impl Launch {
         self
     }
 
+    /// As if on another laptop.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        self.laptop.push("elsewhere");
+        self
+    }
+
     /// Starts the process.
     pub(crate) fn start(self) -> Plugin {
         let mut command = Command::new(&Settings::get().plugin);
-        command.args(&self.arguments).env("KUBECONFIG", &self.kubeconfig);
+        command
+            .args(&self.arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("XDG_RUNTIME_DIR", &self.laptop)
+            .env("XDG_STATE_HOME", &self.laptop);
         for name in [
             "HTTP_PROXY",
             "HTTPS_PROXY",
