@@ -236,6 +236,7 @@ pub trait Seen: Send + Sync + 'static {
 }
 
 /// Answers one connection. After a stop it is held for as long as the process lives.
+#[cfg_attr(not(unix), expect(dead_code, reason = "nothing is served there"))]
 async fn answer(stream: system::Stream, seen: &impl Seen) -> io::Result<()> {
     let mut connection = BufReader::new(stream);
     let mut line = String::new();
