@@ -19,7 +19,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS := $(AGENT_RUSTFLAGS)
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUSTFLAGS := $(AGENT_RUSTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help agent agent-size build install fmt lint deny test demo e2e clean $(AGENT_ARCHITECTURES:%=agent-%)
+.PHONY: help agent agent-size build install man fmt lint deny test demo e2e clean $(AGENT_ARCHITECTURES:%=agent-%)
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ PREFIX ?= $(HOME)/.local
 install: build ## build, and copy the plugin to $(PREFIX)/bin
 	install -D -m 0755 target/release/kubectl-tunnel $(DESTDIR)$(PREFIX)/bin/kubectl-tunnel
 
+man: ## write the manual into target/man, a page for each command
+	$(CARGO) run --locked --quiet --package kubectl-tunnel -- man target/man
+
 fmt: ## format the code
 	$(CARGO) fmt --all
 
@@ -64,6 +67,9 @@ lint: agent-size deny ## check formatting, lints, dependencies and the agent's s
 	done
 	@if grep -rnE 'crate::session' src/cluster src/cluster.rs || grep -nE 'crate::cluster|kube::' src/session.rs; then \
 		echo 'the cluster code and the session code must not know each other' >&2; exit 1; \
+	fi
+	@if grep -rnE '("|`)kubectl tunnel ' src --include=*.rs | grep -vE '^src/(cli[./]|program.rs)|^[^:]*:[0-9]+: *//|assert|tests\.rs:'; then \
+		echo 'the program may have another name: program::name()' >&2; exit 1; \
 	fi
 	@if grep -rnE '\b(e?print(ln)?!)' src --include=*.rs; then echo 'only src/ui.rs writes to the terminal' >&2; exit 1; fi
 

@@ -7,9 +7,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::builder::{Resettable, StyledStr};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
 pub mod agent_flags;
+pub mod completion_args;
+pub mod config_args;
 pub mod expose_flags;
 pub mod forward_args;
 pub mod go_duration;
@@ -20,6 +23,8 @@ pub mod status_args;
 pub mod target;
 
 use agent_flags::AgentFlags;
+use completion_args::CompletionArgs;
+use config_args::{ConfigArgs, ConfigFlags};
 use expose_flags::ExposeFlags;
 use forward_args::ForwardArgs;
 use kube_flags::KubeFlags;
@@ -28,6 +33,7 @@ use status_args::{StatusArgs, StopArgs};
 
 use crate::logging::LogFormat;
 use crate::metrics::MetricsAddress;
+use crate::program;
 use crate::ui::Output;
 
 /// Reach everything in the cluster by name, and let the cluster reach your laptop.
@@ -46,13 +52,53 @@ pub struct Cli {
     /// Output flags
     #[command(flatten)]
     pub output: OutputFlags,
+
+    /// Where else options come from
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// The definition of the command line, in which the program is called what people call it.
+#[must_use]
+pub fn command() -> clap::Command {
+    // Completion is about the file, which has the same name everywhere else.
+    let command = renamed(Cli::command(), program::named);
+    command
+        .mut_subcommand("completion", |completion| {
+            renamed(completion, program::named_file)
+        })
+        .bin_name(program::name())
+}
+
+/// The same definition with other names in its texts.
+fn renamed(command: clap::Command, name: fn(&str) -> String) -> clap::Command {
+    let change = |text: Option<&StyledStr>| {
+        Resettable::from(text.map(|text| StyledStr::from(name(&text.to_string()))))
+    };
+    let command = command.mut_args(|arg| {
+        let (help, long_help) = (change(arg.get_help()), change(arg.get_long_help()));
+        arg.help(help).long_help(long_help)
+    });
+    let (about, long_about) = (change(command.get_about()), change(command.get_long_about()));
+    let (after, long_after) = (
+        change(command.get_after_help()),
+        change(command.get_after_long_help()),
+    );
+    command
+        .about(about)
+        .long_about(long_about)
+        .after_help(after)
+        .after_long_help(long_after)
+        .mut_subcommands(|sub| renamed(sub, name))
 }
 
 const LONG_ABOUT: &str = "\
 Reach everything in the cluster by name, and let the cluster reach your laptop.
 
-Starts a small agent in your namespace, talks to it over the API server's exec, and removes it at the end.
-It needs the ClusterRole `edit` in that namespace and nothing else: no operator, no root, no image of its own.";
+Starts a small agent in your namespace, talks to it over the API server's exec, and removes it
+at the end.
+It needs the ClusterRole `edit` in that namespace and nothing else: no operator, no root, no
+image of its own.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -84,6 +130,13 @@ pub enum Command {
     Stop(StopArgs),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
+    /// Show what options are set to, and by what
+    Config(ConfigArgs),
+    /// Complete command lines: for kubectl, or a shell's script
+    Completion(CompletionArgs),
+    /// Write the manual's pages
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Print the versions of the plugin, of the agents it carries, and of the API server
     Version(VersionArgs),
 }
@@ -183,11 +236,13 @@ impl ProxyArgs {
 }
 
 const PROXY_EXAMPLES: &str = "\
-Names are resolved in the cluster, as a pod of the namespace would: web, web.other, web.other.svc, a pod's IP.
+Names are resolved in the cluster, as a pod of the namespace would: web, web.other,
+web.other.svc, a pod's IP.
 
-The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5 (with UDP),
-SOCKS4 and 4a, and, by name alone, plain HTTP (Host header), TLS (server name, port 443) and HTTP/2 without TLS (:authority). By
-name alone only names of the cluster are taken: NAME, NAME.localhost, NAME.NAMESPACE.svc, the cluster's domain.
+The port tells by the first bytes what is spoken: HTTP proxy (absolute form and CONNECT), SOCKS5
+(with UDP), SOCKS4 and 4a, and, by name alone, plain HTTP (Host header), TLS (server name, port
+443) and HTTP/2 without TLS (:authority). By name alone only names of the cluster are taken:
+NAME, NAME.localhost, NAME.NAMESPACE.svc, the cluster's domain.
 
 Examples:
   # one port for everything
@@ -196,7 +251,7 @@ Examples:
   curl --socks5-hostname 127.0.0.1:6080 http://web.dev.svc.cluster.local/
   curl -H 'Host: web' http://127.0.0.1:6080/
 
-  # TLS by its server name, always to port 443; HTTP/2 without TLS (gRPC) by the :authority of its first request
+  # TLS by its server name, to port 443; HTTP/2 without TLS (gRPC) by its first :authority
   curl --connect-to web.dev.svc:443:127.0.0.1:6080 https://web.dev.svc/
   grpcurl -plaintext -authority api.dev.svc:8080 127.0.0.1:6080 list
 
@@ -207,10 +262,10 @@ Examples:
   # one line for each request
   kubectl tunnel proxy -v
 
-  # for a whole shell: any free port, and the variables programs look at
-  eval \"$(kubectl tunnel proxy --listen 127.0.0.1:0 --print-env &)\"    # kill $KUBECTL_TUNNEL_PID ends it
+  # for a whole shell, until `kill $KUBECTL_TUNNEL_PID`: any free port, and the variables
+  eval \"$(kubectl tunnel proxy --listen 127.0.0.1:0 --print-env &)\"
 
-  # two doors, one of them for the local network (it warns: whoever reaches it reaches the cluster)
+  # two doors, one for the local network (it warns: who reaches it reaches the cluster)
   kubectl tunnel proxy --listen 127.0.0.1:6080 --listen 192.168.0.5:6080 --auth-file users.txt";
 
 /// `expose`
@@ -249,10 +304,12 @@ impl ExposeArgs {
 
 const EXPOSE_EXAMPLES: &str = "\
 Without a name the Service is called tunnel-PORT. An existing Service is never changed.
-While it runs, every pod that may reach the namespace can connect to the program, unless --allow-from says who.
+While it runs, every pod that may reach the namespace can connect to the program, unless
+--allow-from says who.
 A unix socket knows no reset: when a caller resets its connection, the program's is just closed.
-By UDP localhost is 127.0.0.1; a program that listens on IPv6 alone is [::1]. Datagrams arrive whole, up to 65,507
-bytes, or not at all: each caller's wait in a queue of 1 MiB, which drops the oldest.
+By UDP localhost is 127.0.0.1; a program that listens on IPv6 alone is [::1]. Datagrams arrive
+whole, up to 65,507 bytes, or not at all: each caller's wait in a queue of 1 MiB, which drops
+the oldest.
 
 Examples:
   # Service tunnel-1234, port 1234 -> localhost:1234
@@ -271,13 +328,14 @@ Examples:
   kubectl tunnel expose app 80:unix:/run/app.sock --proxy-protocol
 
   # only for some pods, where the cluster's network enforces NetworkPolicy
-  kubectl tunnel expose 1234 --allow-from app=web,tier!=db --allow-from namespace/shop --allow-from 10.1.0.0/16
+  kubectl tunnel expose 1234 --allow-from app=web,tier!=db --allow-from namespace/shop
 
   # what other tools look for on a Service
   kubectl tunnel expose 1234 --service-label team=shop --service-annotation example.com/owner=me";
 
 /// `cleanup`
 #[derive(Debug, Args)]
+#[command(after_help = CLEANUP_EXAMPLES)]
 pub struct CleanupArgs {
     /// Only print what would be removed
     #[arg(long)]
@@ -290,6 +348,24 @@ pub struct CleanupArgs {
     /// Also remove sessions that cannot be told dead from alive
     #[arg(long)]
     pub force: bool,
+}
+
+const CLEANUP_EXAMPLES: &str = "\
+Sessions end by themselves a moment after their command, however that ended: this is for who
+cannot wait.
+
+Examples:
+  # what dead sessions of yours left in the namespace
+  kubectl tunnel cleanup
+
+  # in every namespace, only looking
+  kubectl tunnel cleanup -A --dry-run";
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where to
+    pub folder: PathBuf,
 }
 
 /// `version`
@@ -312,11 +388,40 @@ Examples:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    #[test]
+    fn every_help_has_examples_in_kubectls_form() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                check(sub);
+            }
+            let after = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in after.lines() {
+                assert!(line.chars().count() <= 98, "help is 100 columns wide: {line}");
+            }
+            let examples = after.split_once("Examples:\n").map(|(_, examples)| examples);
+            let examples = examples.unwrap_or_else(|| panic!("{} has no examples", command.get_name()));
+            for example in examples.split("\n\n") {
+                let (comment, line) = example.split_once('\n').expect(example);
+                assert!(comment.starts_with("  # "), "{example}");
+                let calls = ["kubectl tunnel", "kubectl-tunnel"]
+                    .iter()
+                    .any(|name| line.contains(name));
+                assert!(
+                    calls && line.starts_with("  ") || line.starts_with("  curl"),
+                    "{example}"
+                );
+            }
+        }
+        check(&command());
+    }
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -331,14 +436,15 @@ mod tests {
     #[test]
     fn one_udp_idle_serves_every_door_of_a_command() {
         let parse = |words: &[&str]| Cli::try_parse_from([&["kubectl-tunnel"], words].concat());
-        let idle = |words: &[&str]| match parse(words).unwrap().command {
-            Command::Proxy(arguments) => arguments.shared().proxy.udp_idle,
-            Command::Expose(arguments) => arguments.shared().proxy_flags.udp_idle,
-            other @ (Command::Forward(_)
-            | Command::Status(_)
-            | Command::Stop(_)
-            | Command::Cleanup(_)
-            | Command::Version(_)) => panic!("{other:?}"),
+        let idle = |words: &[&str]| {
+            let command = parse(words).unwrap().command;
+            if let Command::Proxy(arguments) = command {
+                arguments.shared().proxy.udp_idle
+            } else if let Command::Expose(arguments) = command {
+                arguments.shared().proxy_flags.udp_idle
+            } else {
+                panic!("{command:?}")
+            }
         };
         assert_eq!(idle(&["proxy"]), Duration::from_secs(60));
         assert_eq!(idle(&["proxy", "--udp-idle", "1m30s"]), Duration::from_secs(90));

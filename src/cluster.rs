@@ -11,6 +11,7 @@
 //! | [`end`], [`footprint`], [`sweep`] | removing it, now or later |
 //! | [`exec`], [`port_forward`], [`messages`] | a command in the pod, or a port of it, as a byte pipe |
 //! | [`upstream`] | from the targets of `forward` to what is dialled |
+//! | [`offer`] | what there is to name, for completion |
 //!
 //! It knows no session, no stream and no terminal.
 
@@ -35,6 +36,7 @@ pub mod manifest;
 pub mod messages;
 pub mod names;
 mod network_policy;
+pub mod offer;
 pub mod options;
 pub mod patch;
 pub mod peer;

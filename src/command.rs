@@ -4,17 +4,22 @@
 
 use std::sync::OnceLock;
 
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::cluster::env::Env;
+use crate::config::{Parsed, Settings};
 use crate::error::Error;
 use crate::shutdown::Shutdown;
 use crate::ui::{Output, Printer};
 
 mod attach;
 mod cleanup;
+pub mod complete;
+mod completion;
+mod config;
 mod detach;
 mod expose;
 mod forward;
+mod man;
 mod narrate;
 mod proxy;
 mod ready;
@@ -31,6 +36,8 @@ pub struct Context {
     pub printer: Printer,
     /// What the user asked for by signals.
     pub shutdown: Shutdown,
+    /// Where options come from, and which were typed.
+    pub settings: Settings,
     /// kubectl's flags.
     pub kube: crate::cli::kube_flags::KubeFlags,
     /// The process's surroundings.
@@ -100,6 +107,9 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
         Command::Status(arguments) => status::run(&arguments, context).await,
         Command::Stop(arguments) => stop::run(&arguments, context).await,
         Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
+        Command::Config(arguments) => config::run(&arguments, context),
+        Command::Completion(arguments) => completion::run(&arguments, context),
+        Command::Man(arguments) => man::run(&arguments, context),
         Command::Version(arguments) => version::run(&arguments, context).await,
     }
 }
@@ -107,13 +117,15 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
 impl Context {
     /// Splits what was typed into the command and its surroundings.
     #[must_use]
-    pub fn new(cli: Cli, printer: Printer, shutdown: Shutdown, env: Env) -> (Command, Self) {
+    pub fn new(parsed: Parsed, printer: Printer, shutdown: Shutdown, env: Env) -> (Command, Self) {
+        let Parsed { cli, settings } = parsed;
         let command_line = crate::cluster::manifest::redacted_command(std::env::args());
         (
             cli.command,
             Self {
                 printer,
                 shutdown,
+                settings,
                 kube: cli.kube,
                 env,
                 last_words: LastWords::default(),

@@ -15,6 +15,7 @@ use crate::cluster::service::ServiceError;
 use crate::cluster::start::StartError;
 use crate::cluster::sweep::SweepError;
 use crate::cluster::upstream::UpstreamError;
+use crate::config::ConfigError;
 use crate::listener::{BindError, CredentialsError};
 use tunnel_wire::OpenError;
 
@@ -68,6 +69,9 @@ pub enum Error {
     /// The words do not fit together.
     #[error("{0}")]
     Usage(String),
+    /// The configuration file, or a variable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A flag of the agent's pod.
     #[error("{}", flags_text(.0))]
     AgentFlags(#[source] AgentFlagsError),
@@ -193,7 +197,7 @@ impl Error {
     pub fn status(&self) -> ExitStatus {
         match self {
             Self::AgentFlags(AgentFlagsError::Binary(_)) => ExitStatus::NotStarted,
-            Self::Usage(_) | Self::AgentFlags(_) => ExitStatus::Usage,
+            Self::Usage(_) | Self::Config(_) | Self::AgentFlags(_) => ExitStatus::Usage,
             Self::Credentials(_)
             | Self::Bind(_)
             | Self::Forward(_)
@@ -299,6 +303,7 @@ impl Error {
                 Some("name one namespace at a time with `-n`".to_owned())
             }
             Self::Usage(_)
+            | Self::Config(_)
             | Self::AgentFlags(_)
             | Self::Credentials(_)
             | Self::Io { .. }
@@ -311,7 +316,8 @@ impl Error {
             | Self::Leftovers(_) => None,
             Self::Session { hint, .. } => Some(hint.clone()),
             Self::SecondSignal => Some(format!(
-                "what is left goes by itself, or with `kubectl tunnel cleanup -n {namespace}`"
+                "what is left goes by itself, or with `{} cleanup -n {namespace}`",
+                crate::program::name()
             )),
         }
     }

@@ -23,6 +23,8 @@
 //! | [`traffic`] | the counters that both tell |
 //! | [`ui`] | the terminal, JSON events, the ready file |
 //! | [`error`] | exit codes and hints |
+//! | [`program`] | what the program is called |
+//! | [`config`] | flags, environment, file and defaults: one layer for all options |
 //! | [`logging`], [`shutdown`] | `tracing`, signals |
 //!
 //! What both programs must agree on is `tunnel-wire`; the other program is `tunnel-agent`.
@@ -33,12 +35,15 @@
 pub mod cli;
 pub mod cluster;
 pub mod command;
+pub mod config;
 pub mod control;
 pub mod error;
 pub mod forward;
 pub mod listener;
+mod located;
 pub mod logging;
 pub mod metrics;
+pub mod program;
 pub mod reverse;
 pub mod session;
 pub mod shutdown;

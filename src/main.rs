@@ -1,35 +1,51 @@
 //! The process: what was typed, logging, the runtime, the command, one error, the exit code.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-use kubectl_tunnel::cli::{Cli, Command};
+use kubectl_tunnel::cli::Command;
 use kubectl_tunnel::cluster::env::Env;
-use kubectl_tunnel::command::{self, Context};
+use kubectl_tunnel::command::{self, Context, complete};
+use kubectl_tunnel::config::{self, Stop};
 use kubectl_tunnel::error::{Error, ExitStatus};
 use kubectl_tunnel::logging::{self, LineWriter};
+use kubectl_tunnel::program::{self, Program};
 use kubectl_tunnel::shutdown::Shutdown;
-use kubectl_tunnel::ui::{Event, Printer};
+use kubectl_tunnel::ui::{self, Event, Output, Printer};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
+    let env = Env::process();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let program = Program::called(words.first().map(OsString::as_os_str), &env);
+    let asked = complete::asked(program.completes(), &words);
+    program::set(program);
+    if let Some(words) = asked {
+        ui::mute();
+        Printer::new(Output::Text, 0).data(&complete::answer(&words, &env));
+        return ExitCode::SUCCESS;
+    }
+    let parsed = match config::parse(words, &env) {
+        Ok(parsed) => parsed,
+        Err(Stop::Clap(error)) => {
             // clap prints help to stdout and usage errors to stderr; a closed one is nobody's fault.
             drop(error.print());
             let done = !error.use_stderr();
             return ExitCode::from(if done { ExitStatus::Done } else { ExitStatus::Usage } as u8);
         }
+        Err(Stop::Config(error)) => {
+            let printer = Printer::new(Output::Text, 0);
+            return fail(&printer, &error.into(), "NAMESPACE", Vec::new());
+        }
     };
-    let printer = Printer::new(cli.output.output, cli.output.quiet);
-    let env = Env::process();
+    let output = &parsed.cli.output;
+    let printer = Printer::new(output.output, output.quiet);
     let log = printer.clone();
     let filter = env
         .any_var(&["KUBECTL_TUNNEL_LOG", "RUST_LOG"])
         .map(str::to_owned);
     logging::init(
-        cli.output.verbosity,
-        cli.output.log_format,
+        output.verbosity,
+        output.log_format,
         filter.as_deref(),
         move || {
             let log = log.clone();
@@ -48,7 +64,7 @@ fn main() -> ExitCode {
         }
     };
     let shutdown = Shutdown::default();
-    let (command, context) = Context::new(cli, printer.clone(), shutdown.clone(), env);
+    let (command, context) = Context::new(parsed, printer.clone(), shutdown.clone(), env);
     let is_session = matches!(
         command,
         Command::Proxy(_) | Command::Expose(_) | Command::Forward(_)

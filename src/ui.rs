@@ -34,6 +34,27 @@ const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 
+/// Takes stdin and stderr away from this process and from those it starts, for the while a shell waits for an answer
+/// with half a line on the screen: nobody may ask there or complain.
+pub fn mute() {
+    #[cfg(unix)]
+    if let Ok(null) = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        for muted in [
+            rustix::stdio::dup2_stdin(&null),
+            rustix::stdio::dup2_stderr(&null),
+        ] {
+            if let Err(error) = muted {
+                // There may be a word too many on the screen.
+                tracing::debug!(%error, "stdin or stderr not muted");
+            }
+        }
+    }
+}
+
 /// Says things. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Printer {

@@ -61,11 +61,13 @@ pub struct ForwardArgs {
 }
 
 const EXAMPLES: &str = "\
-Targets: svc/NAME[.NAMESPACE], pod/NAME, deploy/, rs/, sts/, ds/, job/NAME, host/NAME, ip/ADDRESS.
-A service is dialled by its name in the cluster, so the cluster balances it; of a workload a ready pod is chosen for
-each connection; a host or an address is whatever the cluster reaches under it.
-Ports: REMOTE is a number or a name; LOCAL is the same number unless it is given; nothing or 0 in front of the colon
-is any free port.
+Targets: svc/NAME[.NAMESPACE], pod/NAME, deploy/, rs/, sts/, ds/, job/NAME, host/NAME,
+ip/ADDRESS.
+A service is dialled by its name in the cluster, so the cluster balances it; of a workload a
+ready pod is chosen for each connection; a host or an address is whatever the cluster reaches
+under it.
+Ports: REMOTE is a number or a name; LOCAL is the same number unless it is given; nothing or 0
+in front of the colon is any free port.
 
 Examples:
   # localhost:8080 -> port 80 of service web

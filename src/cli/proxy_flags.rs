@@ -56,20 +56,14 @@ const LEAST_UDP_IDLE: Duration = Duration::from_secs(1);
 const DEFAULT_SHELL: &str = if cfg!(windows) { "powershell" } else { "bash" };
 
 impl ProxyFlags {
-    /// The first flag that was given a value of its own, in alphabetical order.
-    #[must_use]
-    pub fn given(&self) -> Option<&'static str> {
-        [
-            ("--auth-file", self.auth_file.is_some()),
-            ("--cluster-domain", self.cluster_domain != DEFAULT_DOMAIN),
-            (
-                "--listen",
-                self.listen != [DEFAULT_LISTEN.parse().unwrap_or(ListenAddress::Localhost(0))],
-            ),
-            ("--print-env", self.print_env.is_some()),
-        ]
-        .into_iter()
-        .find_map(|(flag, given)| given.then_some(flag))
+    /// The names of these flags, without their dashes.
+    pub fn names() -> impl Iterator<Item = String> {
+        let command = Self::augment_args(clap::Command::new("proxy"));
+        let names: Vec<String> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long().map(str::to_owned))
+            .collect();
+        names.into_iter()
     }
 
     /// What of the flags cannot be had together.
@@ -152,7 +146,6 @@ mod tests {
         );
         assert!(options.credentials.is_none() && flags.print_env.is_none());
         assert_eq!(options.limits.udp_idle, Duration::from_secs(60));
-        assert_eq!(flags.given(), None);
     }
 
     #[test]

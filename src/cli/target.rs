@@ -19,6 +19,7 @@ use std::str::FromStr;
 
 pub use self::file::{FileError, FileTarget, parse_file};
 pub use self::port::{ForwardPort, ForwardPortError, LocalPort, RemotePort};
+pub(crate) use self::words::is_port;
 pub use self::words::{WordsError, parse_words};
 
 /// The kinds of targets.
@@ -70,6 +71,35 @@ const TYPES: [(TargetKind, &[&str], &str); 9] = [
 ];
 
 impl TargetKind {
+    /// Each once, the usual ones first.
+    pub const ALL: [Self; 9] = [
+        Self::Service,
+        Self::Pod,
+        Self::Deployment,
+        Self::ReplicaSet,
+        Self::StatefulSet,
+        Self::DaemonSet,
+        Self::Job,
+        Self::Host,
+        Self::Ip,
+    ];
+
+    /// What it leads to, in a few words.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Service => "a service, by its name in the cluster",
+            Self::Pod => "one pod",
+            Self::Deployment => "a ready pod of a deployment",
+            Self::ReplicaSet => "a ready pod of a replica set",
+            Self::StatefulSet => "a ready pod of a stateful set",
+            Self::DaemonSet => "a ready pod of a daemon set",
+            Self::Job => "a ready pod of a job",
+            Self::Host => "a name that the cluster can resolve",
+            Self::Ip => "an address that the cluster can reach",
+        }
+    }
+
     /// The short name, as in `deploy/api`.
     #[must_use]
     pub fn short(self) -> &'static str {
@@ -80,7 +110,7 @@ impl TargetKind {
     }
 
     /// Parses a type as kubectl takes it: any case, with or without its group.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
         let (name, group) = text.split_once('.').unwrap_or((&text, ""));
         let group = group.strip_prefix("v1.").unwrap_or(group);

@@ -29,10 +29,10 @@ const EMBEDDED_ARM64: Option<&[u8]> = None;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentBinaryError {
     /// The plugin was built without `make agent`.
-    #[error("this kubectl-tunnel was built without the agent")]
+    #[error("this plugin was built without the agent")]
     NotEmbedded,
     /// The plugin holds the agent, but not for this architecture.
-    #[error("this kubectl-tunnel holds no agent for {0}")]
+    #[error("this plugin holds no agent for {0}")]
     NotEmbeddedFor(Architecture),
     #[error("read agent binary {}", path.display())]
     Read { path: PathBuf, source: io::Error },

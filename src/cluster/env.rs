@@ -86,6 +86,12 @@ impl Env {
         self.os_var(name).and_then(OsStr::to_str)
     }
 
+    /// The names of the variables that begin like this and are Unicode.
+    pub fn names_from(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        let names = self.vars.keys().filter_map(|name| name.to_str());
+        names.filter(move |name| name.starts_with(prefix))
+    }
+
     /// The first of these variables that is set and not empty.
     pub fn any_var(&self, names: &[&str]) -> Option<&str> {
         names.iter().find_map(|name| self.var(name))

@@ -244,6 +244,13 @@ pub fn resolve(overrides: &Overrides, env: &Env) -> Result<Resolved, KubeconfigE
     merge::resolve(choice, overrides, env)
 }
 
+/// The names of the contexts there are, for completion; none where the files cannot be read.
+pub fn contexts(overrides: &Overrides, env: &Env) -> Vec<String> {
+    files::load(overrides.kubeconfig.as_deref(), env)
+        .map(|files| merge::contexts(&files))
+        .unwrap_or_default()
+}
+
 /// The server as a URL: a scheme is added as client-go does, `https` when anything speaks for TLS.
 fn server_url(server: &str, has_tls: bool) -> Result<Uri, KubeconfigError> {
     let invalid = || KubeconfigError::InvalidServer {

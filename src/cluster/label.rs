@@ -29,7 +29,7 @@ pub enum LabelError {
         "`{0}` is no label value: up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"
     )]
     Value(String),
-    #[error("{0} is set by kubectl tunnel, which finds its objects by it; choose another key")]
+    #[error("{0} is set by {name}, which finds its objects by it; choose another key", name = crate::program::name())]
     Ours(String),
     #[error("{0} is named twice")]
     Twice(String),

@@ -44,7 +44,10 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// Somebody's own Service.
-    #[error("service/{name} exists in namespace {namespace} and was not made by kubectl tunnel")]
+    #[error(
+        "service/{name} exists in namespace {namespace} and was not made by {}",
+        crate::program::name()
+    )]
     Foreign { namespace: String, name: String },
     /// Another session holds the name and is alive, or may be.
     #[error("service/{name} belongs to session {session} of {user}")]

@@ -16,6 +16,7 @@ use super::Context;
 use crate::cluster::names::SessionId;
 use crate::control::{self, Found, Snapshot, folders};
 use crate::error::Error;
+use crate::program;
 use crate::ui::Output;
 
 /// Tells the child that it is one, and its id. Not one of the variables that stand for options.
@@ -79,7 +80,13 @@ fn spawn(id: &SessionId, path: &Path) -> io::Result<Child> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let log = options.open(path)?;
-    Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    // By the name this one was called.
+    #[cfg(unix)]
+    if let Some(called) = std::env::args_os().next() {
+        command.arg0(called);
+    }
+    command
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, id.as_str())
         .stdin(Stdio::null())
@@ -111,9 +118,9 @@ fn tell(context: &Context, snapshot: &Snapshot, log: &Path) {
             context.printer.data(line);
         }
     }
-    let (id, log) = (&snapshot.id, log.display());
+    let (id, log, program) = (&snapshot.id, log.display(), program::name());
     context.printer.note(&format!(
-        "in the background; it says what happens in {log}; end it with `kubectl tunnel stop {id}`"
+        "in the background; it says what happens in {log}; end it with `{program} stop {id}`"
     ));
 }
 

@@ -15,6 +15,7 @@ pub(super) use self::plan::ExposePlan;
 use super::Context;
 use super::tunnel::{self, Plan, ProxyPlan};
 use crate::cli::ExposeArgs;
+use crate::cli::proxy_flags::ProxyFlags;
 use crate::cluster::agent::AgentService;
 use crate::error::Error;
 use crate::reverse::Gate;
@@ -32,10 +33,11 @@ const CHECK_SETTLE: Duration = Duration::from_millis(500);
 /// Runs until the user or the session ends it.
 pub(super) async fn run(arguments: &ExposeArgs, context: &Context) -> Result<(), Error> {
     let expose = ExposePlan::parse(&arguments.name_and_ports, &arguments.flags)?;
-    if let Some(flag) = arguments.proxy_flags.given().filter(|_| !arguments.proxy) {
-        return Err(Error::Usage(format!("{flag} is for the proxy: add `--proxy`")));
+    if arguments.proxy {
+        arguments.proxy_flags.check().map_err(Error::Usage)?;
+    } else if let Some(flag) = ProxyFlags::names().find(|flag| context.settings.typed(flag)) {
+        return Err(Error::Usage(format!("--{flag} is for the proxy: add `--proxy`")));
     }
-    arguments.proxy_flags.check().map_err(Error::Usage)?;
     let plan = Plan {
         verb: "expose",
         proxy: arguments.proxy.then(|| ProxyPlan::new(&arguments.proxy_flags)),

@@ -14,6 +14,7 @@ use crate::cli::target::{
 use crate::cluster::upstream::Wanted;
 use crate::error::Error;
 use crate::forward::bind::{LocalHost, SamePort};
+use crate::program;
 
 /// Least `--udp-idle` and `--idle-timeout`: shorter ones end what has only just begun.
 const LEAST_IDLE: Duration = Duration::from_secs(1);
@@ -71,7 +72,7 @@ pub(super) async fn run(arguments: &ForwardArgs, context: &Context) -> Result<()
             return Err(Error::Usage(format!("{flag} must be at least 1s")));
         }
     }
-    if arguments.idle_timeout.is_some() && !arguments.on_demand {
+    if context.settings.typed("idle-timeout") && !arguments.on_demand {
         return Err(Error::Usage(
             "--idle-timeout is for an agent that comes and goes: add `--on-demand`".to_owned(),
         ));
@@ -110,10 +111,10 @@ fn targets(arguments: &ForwardArgs, files: &[File]) -> Result<Vec<Forwarded>, Er
         all.extend(parse_file(text, origin).map_err(|error| Error::Usage(error.to_string()))?);
     }
     if all.is_empty() {
-        return Err(Error::Usage(
-            "which target? type `kubectl tunnel forward TYPE/NAME PORT`, such as `forward svc/web 8080:80`"
-                .to_owned(),
-        ));
+        return Err(Error::Usage(format!(
+            "which target? type `{} forward TYPE/NAME PORT`, such as `forward svc/web 8080:80`",
+            program::name()
+        )));
     }
     let ports = all.into_iter().flat_map(|target| {
         let FileTarget {

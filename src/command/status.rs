@@ -19,6 +19,7 @@ use crate::cluster::identity;
 use crate::cluster::sweep::{self, AgentState, AskAgent, Liveness, Scope};
 use crate::control::{self, Snapshot};
 use crate::error::Error;
+use crate::program;
 use crate::ui::Output;
 
 mod table;
@@ -307,7 +308,7 @@ async fn wait(arguments: &StatusArgs, context: &Context) -> Result<(), Error> {
                     "{what} is not ready after {} (--timeout): {state}",
                     humantime::format_duration(arguments.timeout)
                 ),
-                hint: "see what there is: `kubectl tunnel status`".to_owned(),
+                hint: format!("see what there is: `{} status`", program::name()),
             });
         }
         sleep(LOOK).await;
@@ -318,7 +319,7 @@ async fn wait(arguments: &StatusArgs, context: &Context) -> Result<(), Error> {
 pub(super) fn unknown(id: &str) -> Error {
     Error::Session {
         text: format!("there is no session {id} of yours, neither here nor in this namespace"),
-        hint: "see which there are: `kubectl tunnel status`".to_owned(),
+        hint: format!("see which there are: `{} status`", program::name()),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cluster::sweep::{self, Found, Scope};
 use crate::cluster::{end::Ending, identity};
 use crate::control;
 use crate::error::Error;
+use crate::program;
 use crate::ui::Output;
 
 /// A drain, a goodbye and the removal, each of which has a bound of its own.
@@ -24,7 +25,8 @@ pub(super) async fn run(arguments: &StopArgs, context: &Context) -> Result<(), E
     for id in &arguments.ids {
         if id.parse::<SessionId>().is_err() {
             return Err(Error::Usage(format!(
-                "`{id}` is no session's id; `kubectl tunnel status` lists them"
+                "`{id}` is no session's id; `{} status` lists them",
+                program::name()
             )));
         }
     }
@@ -111,7 +113,7 @@ async fn stop_here(id: &str, context: &Context) -> Result<&'static str, Error> {
         Ok(()) => Ok("stopped"),
         Err(error) => Err(Error::Session {
             text: format!("session {id} has not ended: {error}"),
-            hint: "see how it stands: `kubectl tunnel status -o wide`".to_owned(),
+            hint: format!("see how it stands: `{} status -o wide`", program::name()),
         }),
     }
 }

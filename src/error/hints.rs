@@ -9,6 +9,7 @@ use crate::cluster::kubeconfig::KubeconfigError;
 use crate::cluster::service::ServiceError;
 use crate::cluster::upstream::UpstreamError;
 use crate::listener::BindError;
+use crate::program;
 use tunnel_wire::hello::HelloError;
 
 pub(super) fn binary(_: &AgentBinaryError) -> String {
@@ -119,12 +120,13 @@ pub(super) fn upstream(error: &UpstreamError, namespace: &str) -> Option<String>
 
 pub(super) fn service(error: &ServiceError) -> Option<String> {
     match error {
-        ServiceError::Foreign { .. } => Some(
-            "an existing service is never changed; name another one: `kubectl tunnel expose NAME PORT`"
-                .to_owned(),
-        ),
+        ServiceError::Foreign { .. } => Some(format!(
+            "an existing service is never changed; name another one: `{} expose NAME PORT`",
+            program::name()
+        )),
         ServiceError::Taken { name, session, .. } => Some(format!(
-            "name your own: `kubectl tunnel expose {name}-{session} PORT`"
+            "name your own: `{} expose {name}-{session} PORT`",
+            program::name()
         )),
         ServiceError::Stuck { .. } => Some("try again in a moment".to_owned()),
         ServiceError::Api(_) => None,

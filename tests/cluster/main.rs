@@ -4,6 +4,7 @@
 //! What must not share the machine or breaks the cluster on purpose is in `serial.rs`.
 
 mod cleanup;
+mod completion;
 mod datagrams;
 mod end;
 mod entrance;

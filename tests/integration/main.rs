@@ -16,3 +16,4 @@ mod survive;
 mod traffic;
 mod transport;
 mod version;
+mod words;

@@ -14,12 +14,12 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::{ForwardPort, ForwardPortError, TargetSpec, Via, WordsError, parse_words};
 use crate::cluster::yaml::YamlError;
 use crate::forward::bind::LocalHost;
+use crate::located::Node;
 
 /// One target of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,15 +73,6 @@ pub fn parse_file(text: &str, origin: &str) -> Result<Vec<FileTarget>, FileError
     })
 }
 
-/// A value with the places of all it holds.
-enum Node {
-    Map(Vec<(Spanned<String>, Spanned<Self>)>),
-    List(Vec<Spanned<Self>>),
-    /// A text or a whole number.
-    Word(String),
-    Other(&'static str),
-}
-
 struct Problem {
     at: serde_saphyr::Location,
     text: String,
@@ -116,7 +107,7 @@ fn read_root(root: &Spanned<Node>) -> Result<Vec<FileTarget>, Problem> {
                 None => return Err(problem(root, "no targets: `targets` is missing")),
             }
         }
-        Node::Word(_) | Node::Other(_) => {
+        Node::Word(_) | Node::Bool(_) | Node::Other(_) => {
             let text = format!("the file is {}, not a list of targets", root.value.what());
             return Err(problem(root, text));
         }
@@ -126,7 +117,7 @@ fn read_root(root: &Spanned<Node>) -> Result<Vec<FileTarget>, Problem> {
         match &entry.value {
             Node::Word(line) => targets.extend(read_line(entry, line)?),
             Node::Map(map) => targets.push(read_map(entry, map)?),
-            Node::List(_) | Node::Other(_) => {
+            Node::List(_) | Node::Bool(_) | Node::Other(_) => {
                 let text = format!("a target is a line or a map, not {}", entry.value.what());
                 return Err(problem(entry, text));
             }
@@ -226,7 +217,7 @@ where
 fn word(node: &Spanned<Node>) -> Result<&str, Problem> {
     match &node.value {
         Node::Word(word) => Ok(word),
-        other @ (Node::Map(_) | Node::List(_) | Node::Other(_)) => Err(problem(
+        other @ (Node::Map(_) | Node::List(_) | Node::Bool(_) | Node::Other(_)) => Err(problem(
             node,
             format!("a word is needed here, not {}", other.what()),
         )),
@@ -237,84 +228,13 @@ fn word(node: &Spanned<Node>) -> Result<&str, Problem> {
 fn some_words(node: &Spanned<Node>) -> Result<Vec<(&Spanned<Node>, &str)>, Problem> {
     let nodes = match &node.value {
         Node::List(list) => list.as_slice(),
-        Node::Word(_) | Node::Map(_) | Node::Other(_) => std::slice::from_ref(node),
+        Node::Word(_) | Node::Map(_) | Node::Bool(_) | Node::Other(_) => std::slice::from_ref(node),
     };
     let mut words = Vec::new();
     for node in nodes {
         words.extend(word(node)?.split_whitespace().map(|word| (node, word)));
     }
     Ok(words)
-}
-
-impl Node {
-    fn what(&self) -> &'static str {
-        match self {
-            Self::Map(_) => "a map",
-            Self::List(_) => "a list",
-            Self::Word(_) => "a word",
-            Self::Other(what) => what,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map, a list or a word")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Node::Map(entries))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-        let mut nodes = Vec::new();
-        while let Some(node) = list.next_element()? {
-            nodes.push(node);
-        }
-        Ok(Node::List(nodes))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(Node::Word(text.to_owned()))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
-        Ok(Node::Word(number.to_string()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
-        Ok(Node::Word(number.to_string()))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::Other("a number with a fraction"))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::Other("true or false"))
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Other("empty"))
-    }
-
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Other("empty"))
-    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn parse_words(words: &[String]) -> Result<Vec<(TargetSpec, Vec<ForwardPort>
 }
 
 /// Whether a word can only be a port, if perhaps one with a mistake in it.
-fn is_port(word: &str) -> bool {
+pub(crate) fn is_port(word: &str) -> bool {
     if word.parse::<IpAddr>().is_ok() {
         return false;
     }

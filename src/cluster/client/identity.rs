@@ -12,7 +12,7 @@ pub(super) struct Identity {
 impl Identity {
     pub(super) fn new(verb: &str) -> Self {
         Self {
-            command: format!("kubectl tunnel {verb}"),
+            command: format!("{} {verb}", crate::program::PRODUCT),
             session: uuid(rand::random()),
         }
     }

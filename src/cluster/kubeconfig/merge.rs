@@ -90,7 +90,7 @@ pub(super) fn nothing_chosen(files: &Files) -> KubeconfigError {
     }
 }
 
-fn contexts(files: &Files) -> Vec<String> {
+pub(super) fn contexts(files: &Files) -> Vec<String> {
     files
         .merged
         .contexts

@@ -13,6 +13,7 @@ use crate::cluster::label;
 use crate::cluster::manifest::{ServicePortRequest, ServiceRequest};
 use crate::cluster::peer::Peer;
 use crate::error::Error;
+use crate::program;
 use crate::reverse::{Accepts, Header, ProxyProtocol, Route};
 
 /// Longest Service name (RFC 1035 label).
@@ -104,7 +105,8 @@ fn name_and_ports(words: &[String]) -> Result<(String, Vec<PortSpec>), Error> {
         [first, rest @ ..] if !rest.is_empty() && is_service_name(first) => (Some(first.clone()), rest),
         [only] if is_service_name(only) => {
             return Err(Error::Usage(format!(
-                "which local port? type `kubectl tunnel expose {only} PORT`"
+                "which local port? type `{} expose {only} PORT`",
+                program::name()
             )));
         }
         // With a colon or a slash it was meant as a port, and is told what is wrong with it as one.
@@ -132,9 +134,10 @@ fn name_and_ports(words: &[String]) -> Result<(String, Vec<PortSpec>), Error> {
         }
     }
     let Some(first) = ports.first() else {
-        return Err(Error::Usage(
-            "which local port? type `kubectl tunnel expose PORT`".to_owned(),
-        ));
+        return Err(Error::Usage(format!(
+            "which local port? type `{} expose PORT`",
+            program::name()
+        )));
     };
     let name = name.unwrap_or_else(|| format!("tunnel-{}", first.service));
     Ok((name, ports))

@@ -3,6 +3,7 @@
 use super::Tunnel;
 use crate::cluster::end::{self, END_WAIT, LOST_WAIT};
 use crate::error::Error;
+use crate::program;
 
 impl Tunnel<'_> {
     /// Deletes what was made and tells what is left. Keeps the error the session ended with.
@@ -57,7 +58,8 @@ impl Tunnel<'_> {
                 .map(|error| format!(" ({error})"))
                 .unwrap_or_default();
             let text = format!(
-                "{ending}{why}; it goes by itself, or with `kubectl tunnel cleanup` or `{}`",
+                "{ending}{why}; it goes by itself, or with `{} cleanup` or `{}`",
+                program::name(),
                 ending.removal_command()
             );
             self.stage.context.printer.warn(&text);

@@ -12,6 +12,7 @@ use super::super::{Context, detach};
 use crate::cluster::client::ApiServer;
 use crate::control::{Seen, Server, Snapshot, folders, is_available};
 use crate::metrics::Metrics;
+use crate::program;
 use crate::session::{Standing, StandingTx};
 use crate::shutdown::Shutdown;
 use crate::ui::Event;
@@ -91,7 +92,8 @@ impl Running {
         let server = if is_available() {
             Server::start(&context.env, &id, Arc::clone(&seen))
                 .inspect_err(|error| {
-                    let text = format!("`kubectl tunnel status` cannot see inside this session: {error}");
+                    let program = program::name();
+                    let text = format!("`{program} status` cannot see inside this session: {error}");
                     context.printer.warn(&text);
                 })
                 .ok()

@@ -28,6 +28,7 @@ use crate::listener::connection::{Ended, Shared, answer, dial, splice};
 use crate::listener::local::Local;
 use crate::listener::names::{Place, target_of_name};
 use crate::listener::target::Target;
+use crate::program;
 
 /// The first lines of the preface, which HTTP/1 reads as a head.
 pub(super) const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
@@ -50,7 +51,7 @@ impl Stop {
     fn new(code: Code, reason: &str) -> Self {
         Self {
             code,
-            text: format!("kubectl tunnel: {reason}"),
+            text: format!("{}: {reason}", program::name()),
             ended: Ended::Rejected(reason.to_owned()),
         }
     }

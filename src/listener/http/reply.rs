@@ -9,6 +9,7 @@ use super::route::RouteError;
 use crate::listener::DialError;
 use crate::listener::connection::Ended;
 use crate::listener::target::Target;
+use crate::program;
 
 /// An answer of our own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     fn error(status: u16, error: &'static str, reason: &str, next: &str) -> Self {
-        let body = format!("kubectl tunnel: {reason}\nnext: {next}\n");
+        let body = format!("{}: {reason}\nnext: {next}\n", program::name());
         Self {
             status,
             error: Some(error),
@@ -300,12 +301,15 @@ fn next(target: &Target, code: RefusalCode, namespace: &str) -> String {
             format!("check host and port as seen from a pod: kubectl get networkpolicies -n {namespace}")
         }
         (RefusalCode::NotAllowed, _) => {
-            format!("if this is meant: kubectl tunnel proxy -n {namespace} --allow-target ADDRESS")
+            format!(
+                "if this is meant: {} proxy -n {namespace} --allow-target ADDRESS",
+                program::name()
+            )
         }
         (RefusalCode::TooManyStreams | RefusalCode::ResourceExhausted, _) => {
             "end some connections and try again".to_owned()
         }
-        (RefusalCode::ShuttingDown, _) => format!("kubectl tunnel proxy -n {namespace}"),
+        (RefusalCode::ShuttingDown, _) => format!("{} proxy -n {namespace}", program::name()),
         (RefusalCode::AddressInUse | RefusalCode::Unsupported | RefusalCode::Other, _) => {
             "try again; -v=2 shows what the plugin and the agent do".to_owned()
         }
