@@ -65,7 +65,12 @@ fn prose(text: &str) -> Roff {
     let mut roff = Roff::new();
     for paragraph in text.split("\n\n").map(str::trim).filter(|text| !text.is_empty()) {
         roff.control("PP", []);
-        roff.text([roman(paragraph.replace('\n', " "))]);
+        for line in paragraph.lines() {
+            roff.text([roman(line)]);
+            if line.ends_with('.') {
+                roff.control("br", []);
+            }
+        }
     }
     roff
 }

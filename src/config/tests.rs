@@ -474,11 +474,12 @@ fn what_is_viewed_can_be_read_back() {
         "namespace: dev  # KUBECTL_TUNNEL_NAMESPACE".to_owned(),
         format!("context: \"yes\"  # {place}:4"),
         "user: me  # flag".to_owned(),
-        "# cluster:  # default".to_owned(),
+        "# cluster:  # not set".to_owned(),
         "proxy:".to_owned(),
         format!("  listen: [\"[::1]:7\", \"localhost:8\"]  # {place}:6"),
         format!("  keep: true  # {place}:7"),
         "  cluster-domain: cluster.local  # default".to_owned(),
+        "  udp-idle: 60s  # default".to_owned(),
         format!("  via: pod  # {place}:8"),
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -124,10 +124,10 @@ impl View {
                     [] => format!("# {}:", one.option),
                     values => format!("{}: {}", one.option, yaml_value(values, one.kind)),
                 };
-                let origin = if with_origins {
-                    format!("  # {}", one.origin)
-                } else {
-                    String::new()
+                let origin = match (with_origins, one.values.is_empty()) {
+                    (true, true) => "  # not set".to_owned(),
+                    (true, false) => format!("  # {}", one.origin),
+                    (false, _) => String::new(),
                 };
                 line(&mut out, path.len(), &format!("{text}{origin}"));
             }
@@ -214,12 +214,17 @@ fn yaml_word(text: &str) -> String {
         && !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_digit())
         && (text == "0" || !text.starts_with('0'));
+    let is_duration = text.starts_with(|first: char| first.is_ascii_digit())
+        && text.ends_with(['s', 'm', 'h'])
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || b"numsh".contains(&byte));
     let is_word = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte))
         && !MEAN_SOMETHING.contains(&text.to_ascii_lowercase().as_str());
-    if is_number || is_word {
+    if is_number || is_duration || is_word {
         text.to_owned()
     } else {
         Value::from(text).to_string()

@@ -47,8 +47,8 @@ fn bash_completes_targets_and_ports_through_kubectl() {
         terminal.type_in("\t\t");
         terminal.wait_for("svc/web-headless").await;
         // Ctrl-U, for the next line.
-        terminal.type_in("\u{15}kubectl burrow forward svc/web 8080:8\t");
-        terminal.wait_for("8080:80 ").await;
+        terminal.type_in("\u{15}kubectl burrow forward svc/web 8080:79\t");
+        terminal.wait_for("8080:7999 ").await;
         terminal.type_in("\u{15}kubectl burrow exp\t");
         terminal.wait_for("burrow expose ").await;
         terminal.type_in("\u{15}exit\r");
@@ -105,10 +105,12 @@ impl Terminal {
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = output.read(&mut piece) {
                 let text = String::from_utf8_lossy(&piece[..length]);
+                // A bell may ring in the middle of a word.
+                let seen = text.chars().filter(|c| !c.is_control() || *c == '\n');
                 written
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .push_str(&text);
+                    .extend(seen);
             }
         });
         Self { shell, keys, screen }
