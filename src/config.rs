@@ -144,7 +144,7 @@ fn chosen(matches: &ArgMatches) -> (Vec<String>, &ArgMatches) {
     (path, leaf)
 }
 
-/// The options that stood on the command line, with their values.
+/// What stood on the command line, by [`layers::key`], with its values.
 fn typed(matches: &ArgMatches, built: &Command) -> BTreeMap<String, Vec<String>> {
     let (path, leaf) = chosen(matches);
     let Some(command) = layers::find(built, &path) else {
@@ -152,13 +152,13 @@ fn typed(matches: &ArgMatches, built: &Command) -> BTreeMap<String, Vec<String>>
     };
     let ids: BTreeSet<&str> = leaf.ids().map(clap::Id::as_str).collect();
     let typed = command.get_arguments().filter_map(|arg| {
-        let (id, long) = (arg.get_id().as_str(), arg.get_long()?);
+        let id = arg.get_id().as_str();
         if !ids.contains(id) || leaf.value_source(id) != Some(ValueSource::CommandLine) {
             return None;
         }
         let values = leaf.get_raw(id).into_iter().flatten();
         Some((
-            long.to_owned(),
+            layers::key(arg),
             values.map(|value| value.to_string_lossy().into_owned()).collect(),
         ))
     });

@@ -44,9 +44,10 @@ pub enum WaitFor {
 }
 
 const EXAMPLES: &str = "\
-States: starting, ready, reconnecting, draining, idle (--on-demand without an agent) are told by a plugin that runs
-here; `elsewhere` is one that is attached from another machine, `dead` one whose plugin is gone (`cleanup` removes it,
-or it goes by itself), `unknown` one that cannot be decided yet.
+States: starting, ready, reconnecting, draining, idle (--on-demand without an agent) are told by
+a plugin that runs here; `elsewhere` is one that is attached from another machine, `dead` one
+whose plugin is gone (`cleanup` removes it, or it goes by itself), `unknown` one that cannot be
+decided yet.
 
 Examples:
   # your sessions in this namespace
@@ -57,7 +58,7 @@ Examples:
   kubectl tunnel status -o json
 
   # in a script
-  id=$(kubectl tunnel status -o name) && kubectl tunnel status \"$id\" --wait-for=ready --timeout 30s";
+  id=$(kubectl tunnel status -o name) && kubectl tunnel status \"$id\" --wait-for=ready";
 
 /// `stop`
 #[derive(Debug, Args)]
@@ -73,9 +74,13 @@ pub struct StopArgs {
 }
 
 const STOP_EXAMPLES: &str = "\
-A session that runs here ends as by Ctrl-C: connections drain, its objects are removed. Of one that does not, the
-objects are deleted; a plugin that still runs elsewhere then ends with exit code 6.
+A session that runs here ends as by Ctrl-C: connections drain, its objects are removed. Of one
+that does not, the objects are deleted; a plugin that still runs elsewhere then ends with exit
+code 6.
 
 Examples:
+  # one, by its id
   kubectl tunnel stop x7k2p9
+
+  # all of yours in this namespace
   kubectl tunnel stop --all";

@@ -247,6 +247,12 @@ pub(super) fn find<'a>(root: &'a Command, path: &[String]) -> Option<&'a Command
         .try_fold(root, |command, name| command.find_subcommand(name))
 }
 
+/// What the words of a command line are kept by: an option's name, or a positional argument's in brackets.
+pub(super) fn key(arg: &Arg) -> String {
+    arg.get_long()
+        .map_or_else(|| format!("<{}>", arg.get_id()), str::to_owned)
+}
+
 /// What each option of a command is set to, checked. `root` is built.
 pub(super) fn effective(
     layers: &Layers,
@@ -277,6 +283,7 @@ pub(super) fn effective(
         ))
     });
     let mut all: Vec<(&Arg, Effective)> = all.collect();
+    give_way_to_words(command, typed, &mut all);
     give_way(command, &mut all)?;
     for (_, one) in &all {
         check(one, path)?;
@@ -287,6 +294,28 @@ pub(super) fn effective(
 fn defaults(arg: &Arg) -> Vec<String> {
     let values = arg.get_default_values().iter();
     values.map(|value| value.to_string_lossy().into_owned()).collect()
+}
+
+/// What a layer sets does not meet the words that it excludes: `all: true` is no matter where names were typed.
+fn give_way_to_words(
+    command: &Command,
+    typed: &BTreeMap<String, Vec<String>>,
+    all: &mut [(&Arg, Effective)],
+) {
+    for word in command
+        .get_positionals()
+        .filter(|arg| typed.contains_key(&key(arg)))
+    {
+        for (arg, one) in &mut *all {
+            let excludes = |arg: &Arg, other: &Arg| {
+                let mut excluded = command.get_arg_conflicts_with(arg).into_iter();
+                excluded.any(|excluded| excluded.get_id() == other.get_id())
+            };
+            if one.origin != Origin::Flag && (excludes(arg, word) || excludes(word, arg)) {
+                (one.values, one.origin) = (defaults(arg), Origin::Default);
+            }
+        }
+    }
 }
 
 /// Options that exclude each other: the one from the higher layer stays. Of two flags clap speaks itself.

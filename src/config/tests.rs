@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Command};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::layers::{self, Effective, Kind, Origin, variable};
 use super::view::view;
@@ -68,6 +69,11 @@ static ROOT: LazyLock<Command> = LazyLock::new(|| {
     root
 });
 
+fn parse_words(words: &[String]) -> Result<ArgMatches, clap::Error> {
+    let words = std::iter::once("kubectl-tunnel").chain(words.iter().map(String::as_str));
+    ROOT.clone().try_get_matches_from(words)
+}
+
 /// Every command that runs something, with the words that make it complete.
 fn leaves(command: &Command, path: &mut Vec<String>, found: &mut Vec<(Vec<String>, Vec<String>)>) {
     for sub in layers::commands(command) {
@@ -75,22 +81,25 @@ fn leaves(command: &Command, path: &mut Vec<String>, found: &mut Vec<(Vec<String
         if sub.has_subcommands() {
             leaves(sub, path, found);
         } else {
-            let needed = sub.get_positionals().filter(|arg| arg.is_required_set());
-            let words = path.iter().cloned().chain(needed.map(|_| "80".to_owned()));
-            found.push((path.clone(), words.collect()));
+            let mut words = path.clone();
+            if let Err(error) = parse_words(&words) {
+                assert_eq!(error.kind(), ErrorKind::MissingRequiredArgument, "{error}");
+                words.push("80".to_owned());
+            }
+            found.push((path.clone(), words));
         }
         path.pop();
     }
 }
 
-/// Three values that an option takes and that differ: for the file, a variable, and the command line.
+/// Three values that an option takes, for the file, a variable, and the command line. They differ if it takes several.
 fn values(arg: &Arg) -> [String; 3] {
     let name = arg.get_long().unwrap();
     if Kind::of(arg) == Kind::Bool {
         return ["true", "false", "true"].map(str::to_owned);
     }
     let possible = arg.get_possible_values();
-    if let [first, .., last] = possible.as_slice() {
+    if let (Some(first), Some(last)) = (possible.first(), possible.last()) {
         let (first, last) = (first.get_name().to_owned(), last.get_name().to_owned());
         return [first.clone(), last, first];
     }
@@ -128,20 +137,20 @@ fn values(arg: &Arg) -> [String; 3] {
 }
 
 /// The layers of a world over a command line, for one option: what it is set to, and that clap gives the command that.
-fn effective(world: &World, path: &[String], line: &[String], arg: &Arg) -> Effective {
+/// `typed` is what parsing the line gave: that takes long.
+fn effective(
+    world: &World,
+    path: &[String],
+    line: &[String],
+    typed: &BTreeMap<String, Vec<String>>,
+    arg: &Arg,
+) -> Effective {
     let option = arg.get_long().unwrap();
-    let words = || std::iter::once("kubectl-tunnel").chain(line.iter().map(String::as_str));
-    // Nothing is typed but what makes the command complete, most of the time: parsing that is what takes long.
-    let is_typed = line.iter().any(|word| word.starts_with("--"));
-    let typed = if is_typed {
-        typed(&ROOT.clone().try_get_matches_from(words()).unwrap(), &ROOT)
-    } else {
-        BTreeMap::new()
-    };
     let layers = Layers::load(None, None, &world.env(), &ROOT).unwrap();
-    let all = layers::effective(&layers, &typed, &ROOT, path).unwrap();
+    let all = layers::effective(&layers, typed, &ROOT, path).unwrap();
+    let words = std::iter::once("kubectl-tunnel").chain(line.iter().map(String::as_str));
     let matches = layers::with_defaults(ROOT.clone(), path, &all)
-        .try_get_matches_from(words())
+        .try_get_matches_from(words)
         .unwrap();
     let one = all.into_iter().find(|one| one.option == option).unwrap();
     let (_, leaf) = chosen(&matches);
@@ -180,16 +189,17 @@ fn goes_through_every_layer(what: &str, path: &[String], words: &[String], arg: 
     let profile = section.replace('\n', "\n    ");
     let profile = format!("{top}profile: work\nprofiles:\n  work:\n    {profile}");
     let depth = u64::try_from(path.len()).unwrap();
+    let nothing = BTreeMap::new();
 
     for (text, line) in [(&top, 1), (&section, depth + 1), (&profile, depth + 5)] {
         let world = World::new(text);
-        let one = effective(&world, path, words, arg);
+        let one = effective(&world, path, words, &nothing, arg);
         assert_eq!(one.values, std::slice::from_ref(&in_file), "{what}\n{text}");
         let expected = format!("{}:{line}", world.file().display());
         assert_eq!(one.origin.to_string(), expected, "{what}\n{text}");
     }
     let world = World::new(&profile).with(&variable(option), &in_variable);
-    let one = effective(&world, path, words, arg);
+    let one = effective(&world, path, words, &nothing, arg);
     assert_eq!(one.values, std::slice::from_ref(&in_variable), "{what}");
     assert_eq!(one.origin, Origin::Variable(variable(option)), "{what}");
 
@@ -199,8 +209,22 @@ fn goes_through_every_layer(what: &str, path: &[String], words: &[String], arg: 
     } else {
         vec![format!("{flag}={on_line}")]
     };
-    let line: Vec<String> = words.iter().cloned().chain(typed).collect();
-    let one = effective(&world, path, &line, arg);
+    let beside = |words: &[String]| -> Vec<String> { words.iter().chain(&typed).cloned().collect() };
+    // Some options stand for the words, some need another option, which nothing here knows.
+    let lines = [beside(words), beside(path)];
+    let parsed = lines
+        .iter()
+        .find_map(|line| Some((line, parse_words(line).ok()?)));
+    let Some((line, matches)) = parsed else {
+        let error = parse_words(&lines[0]).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::MissingRequiredArgument,
+            "{what}: {error}"
+        );
+        return;
+    };
+    let one = effective(&world, path, line, &super::typed(&matches, &ROOT), arg);
     assert_eq!(one.origin, Origin::Flag, "{what}");
     if !matches!(arg.get_action(), ArgAction::Count) {
         assert_eq!(one.values, [on_line], "{what}");
@@ -427,6 +451,15 @@ fn what_excludes_a_higher_value_gives_way() {
     assert_eq!((agent.agent_image, agent.base_image.as_str()), (None, "b"));
     let agent = parse(&world.with("KUBECTL_TUNNEL_BASE_IMAGE", "c"), &["proxy"]);
     assert_eq!((agent.agent_image, agent.base_image.as_str()), (None, "c"));
+}
+
+#[test]
+fn what_excludes_typed_words_gives_way() {
+    let world = World::new("").with("KUBECTL_TUNNEL_ALL", "true");
+    let Verb::Stop(arguments) = world.parse(&["stop", "x7k2p9"]).unwrap().cli.command else {
+        panic!()
+    };
+    assert!(!arguments.all && arguments.ids == ["x7k2p9"]);
 }
 
 #[test]
