@@ -13,6 +13,7 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 pub mod agent_flags;
 pub mod completion_args;
 pub mod config_args;
+pub mod doctor_args;
 pub mod expose_flags;
 pub mod forward_args;
 pub mod go_duration;
@@ -25,6 +26,7 @@ pub mod target;
 use agent_flags::AgentFlags;
 use completion_args::CompletionArgs;
 use config_args::{ConfigArgs, ConfigFlags};
+use doctor_args::DoctorArgs;
 use expose_flags::ExposeFlags;
 use forward_args::ForwardArgs;
 use kube_flags::KubeFlags;
@@ -112,6 +114,9 @@ Examples:
   # local ports for what is in the cluster
   kubectl tunnel forward svc/web 8080:80 deploy/api :http
 
+  # why does it not work
+  kubectl tunnel doctor
+
   # remove what a dead session left behind
   kubectl tunnel cleanup";
 
@@ -130,6 +135,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
+    /// Check everything a session needs, create nothing, and say what to do
+    Doctor(Box<DoctorArgs>),
     /// Show what options are set to, and by what
     Config(ConfigArgs),
     /// Complete command lines: for kubectl, or a shell's script

@@ -12,6 +12,7 @@
 //! | [`exec`], [`port_forward`], [`messages`] | a command in the pod, or a port of it, as a byte pipe |
 //! | [`upstream`] | from the targets of `forward` to what is dialled |
 //! | [`offer`] | what there is to name, for completion |
+//! | [`upgrade`], [`pod_security`], [`start::rehearsal`] | what would be in a session's way, for `doctor` |
 //!
 //! It knows no session, no stream and no terminal.
 
@@ -40,6 +41,7 @@ pub mod offer;
 pub mod options;
 pub mod patch;
 pub mod peer;
+pub mod pod_security;
 mod policy;
 pub mod port_forward;
 pub mod quantity;
@@ -47,6 +49,7 @@ pub mod rights;
 pub mod service;
 pub mod start;
 pub mod sweep;
+pub mod upgrade;
 mod upload;
 pub mod upstream;
 pub mod wait;

@@ -17,6 +17,7 @@ pub mod complete;
 mod completion;
 mod config;
 mod detach;
+mod doctor;
 mod expose;
 mod forward;
 mod man;
@@ -107,6 +108,7 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Error> {
         Command::Status(arguments) => status::run(&arguments, context).await,
         Command::Stop(arguments) => stop::run(&arguments, context).await,
         Command::Cleanup(arguments) => cleanup::run(&arguments, context).await,
+        Command::Doctor(arguments) => doctor::run(&arguments, context).await,
         Command::Config(arguments) => config::run(&arguments, context),
         Command::Completion(arguments) => completion::run(&arguments, context),
         Command::Man(arguments) => man::run(&arguments, context),

@@ -155,6 +155,9 @@ pub enum Error {
         /// The next command to type.
         hint: String,
     },
+    /// `doctor` has said what is wrong.
+    #[error("{}", failed_checks(*.0))]
+    Checks(usize),
     /// The user did not want to wait.
     #[error("left at once")]
     SecondSignal,
@@ -165,6 +168,13 @@ fn flags_text(error: &AgentFlagsError) -> &'static str {
         "no agent to start"
     } else {
         "the agent's flags cannot be used"
+    }
+}
+
+fn failed_checks(count: usize) -> String {
+    match count {
+        1 => "1 check failed".to_owned(),
+        _ => format!("{count} checks failed"),
     }
 }
 
@@ -207,6 +217,7 @@ impl Error {
                 UpstreamError::NotFound { .. } | UpstreamError::NoPort { .. } | UpstreamError::Unfit { .. },
             )
             | Self::Session { .. }
+            | Self::Checks(_)
             | Self::Leftovers(_) => ExitStatus::Failed,
             Self::Detached { code, .. } => ExitStatus::of_code(*code),
             Self::Access(error) => access_status(error),
@@ -313,6 +324,7 @@ impl Error {
             | Self::Listen { .. }
             | Self::Sweep(_)
             | Self::Detached { .. }
+            | Self::Checks(_)
             | Self::Leftovers(_) => None,
             Self::Session { hint, .. } => Some(hint.clone()),
             Self::SecondSignal => Some(format!(

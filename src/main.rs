@@ -102,6 +102,10 @@ fn fail(printer: &Printer, error: &Error, namespace: &str, leftovers: Vec<String
     let code = error.status() as u8;
     let report = error.report(namespace);
     printer.error(&report.summary, &report.causes, report.hint.as_deref());
+    // What failed is in the one object that it printed.
+    if matches!(error, Error::Checks(_)) {
+        return ExitCode::from(code);
+    }
     printer.event(&Event::Error {
         code,
         message: report.summary,

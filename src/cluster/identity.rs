@@ -46,23 +46,28 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// Asks the API server. The kubeconfig's user name counts when it does not offer the review
 /// (before 1.28) or refuses it.
 pub async fn identify(server: &ApiServer) -> Result<Identity, ApiError> {
+    let name = whoami(server).await?;
+    Ok(Identity::from_name(
+        name.or_else(|| server.user())
+            .unwrap_or_else(|| "unknown".to_owned()),
+    ))
+}
+
+/// The name the API server knows us by; `None` when it does not tell.
+pub async fn whoami(server: &ApiServer) -> Result<Option<String>, ApiError> {
     let reviews: Api<SelfSubjectReview> = Api::all(server.client());
     let (params, review) = (PostParams::default(), SelfSubjectReview::default());
     let answer = server
         .request(("create", "selfsubjectreviews"), reviews.create(&params, &review))
         .await;
-    let name = match answer {
-        Ok(review) => review
+    match answer {
+        Ok(review) => Ok(review
             .status
             .and_then(|status| status.user_info)
-            .and_then(|user| user.username),
-        Err(error) if is_forbidden(&error) || is_not_found(&error) => None,
-        Err(error) => return Err(error),
-    };
-    Ok(Identity::from_name(
-        name.or_else(|| server.user())
-            .unwrap_or_else(|| "unknown".to_owned()),
-    ))
+            .and_then(|user| user.username)),
+        Err(error) if is_forbidden(&error) || is_not_found(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

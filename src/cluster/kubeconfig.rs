@@ -244,6 +244,16 @@ pub fn resolve(overrides: &Overrides, env: &Env) -> Result<Resolved, KubeconfigE
     merge::resolve(choice, overrides, env)
 }
 
+/// The kubeconfig files that are read, of those looked for: those that exist.
+pub fn files_in_use(overrides: &Overrides, env: &Env) -> Vec<PathBuf> {
+    files::load(overrides.kubeconfig.as_deref(), env)
+        .map(|files| files.searched)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|path| path.exists())
+        .collect()
+}
+
 /// The names of the contexts there are, for completion; none where the files cannot be read.
 pub fn contexts(overrides: &Overrides, env: &Env) -> Vec<String> {
     files::load(overrides.kubeconfig.as_deref(), env)

@@ -2,7 +2,7 @@
 //!
 //! One rules review lists all of RBAC's rights in a millisecond; an access review each asks for what
 //! it does not show, since some authorizers cannot list (it then says `incomplete`). Rights that
-//! only make messages better are optional. Called by `start`, `doctor` and `cleanup`.
+//! only make messages better are optional. [`survey`] asks for those of every feature. Called by `start` and `doctor`.
 
 use std::fmt;
 
@@ -19,6 +19,10 @@ use super::{
     client::ApiServer,
     options::TransportChoice,
 };
+
+mod role;
+
+pub use self::role::role;
 
 /// Access reviews in flight at once; each may cost a connection.
 const REVIEWS_AT_ONCE: usize = 6;
@@ -90,6 +94,28 @@ const ENDPOINTS: [Right; 2] = [
     right("watch", "discovery.k8s.io", "endpointslices"),
 ];
 
+/// What `forward` needs to know of workloads.
+const WORKLOADS: [Right; 4] = [
+    right("get", "apps", "deployments"),
+    right("get", "apps", "replicasets"),
+    right("get", "apps", "statefulsets"),
+    right("get", "apps", "daemonsets"),
+];
+
+/// What is missing without its rights, for [`survey`].
+const FEATURES: [(&str, &[Right]); 7] = [
+    ("`expose`", &EXPOSE),
+    ("`expose --allow-from`", &ALLOW_FROM),
+    ("`forward` to workloads", &WORKLOADS),
+    (
+        "`forward --via=pod` and the second, faster transport",
+        &PORT_FORWARD,
+    ),
+    ("the reason of a failed start, at once", &EVENTS),
+    ("the last words of an agent that crashed", &LOGS),
+    ("waiting until the Service of `expose` works", &ENDPOINTS),
+];
+
 /// What the session is going to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
@@ -117,6 +143,19 @@ pub struct Granted {
     pub port_forward: bool,
 }
 
+/// The rights of everything we can do, as far as the API server tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Without these there is no session.
+    pub missing: Vec<Right>,
+    /// What does not work without these.
+    pub lacking: Vec<(&'static str, Vec<Right>)>,
+    /// The pod's dry run can be asked for.
+    pub dry_run: bool,
+    /// Nobody may ask for these.
+    pub untold: Vec<Right>,
+}
+
 /// The session cannot run with our rights, or we could not find out.
 #[derive(Debug, thiserror::Error)]
 pub enum RightsError {
@@ -133,6 +172,31 @@ impl fmt::Display for Right {
             write!(f, ".{}", self.group)?;
         }
         Ok(())
+    }
+}
+
+impl Survey {
+    /// From the answers for the rights that no rule shows; `None` is none.
+    fn of(answers: &[(Right, Option<bool>)]) -> Self {
+        let with = |wanted| {
+            let found = answers.iter().filter(move |(_, answer)| *answer == wanted);
+            found.map(|(right, _)| *right).collect::<Vec<_>>()
+        };
+        let denied = with(Some(false));
+        let among = |rights: &[Right]| {
+            let missing = rights.iter().filter(|right| denied.contains(right));
+            missing.copied().collect::<Vec<_>>()
+        };
+        Self {
+            missing: among(&SESSION),
+            lacking: FEATURES
+                .iter()
+                .map(|(feature, rights)| (*feature, among(rights)))
+                .filter(|(_, missing)| !missing.is_empty())
+                .collect(),
+            dry_run: among(&DRY_RUN).is_empty(),
+            untold: with(None),
+        }
     }
 }
 
@@ -209,6 +273,27 @@ pub async fn check_port_forward(server: &ApiServer, namespace: &str) -> Result<(
     none_missing(namespace, &PORT_FORWARD, &denied)
 }
 
+/// Asks for the rights of all features.
+///
+/// # Errors
+/// The API server cannot be asked at all.
+pub async fn survey(server: &ApiServer, namespace: &str) -> Result<Survey, ApiError> {
+    let mut asked: Vec<Right> = SESSION.to_vec();
+    for right in FEATURES.iter().flat_map(|(_, rights)| *rights).chain(&DRY_RUN) {
+        if !asked.contains(right) {
+            asked.push(*right);
+        }
+    }
+    let (shown, complete) = rules(server, namespace).await?;
+    asked.retain(|right| !allowed(&shown, *right));
+    let answers = if complete {
+        asked.into_iter().map(|right| (right, Some(false))).collect()
+    } else {
+        answers(server, namespace, asked).await?
+    };
+    Ok(Survey::of(&answers))
+}
+
 fn none_missing(namespace: &str, required: &[Right], denied: &[Right]) -> Result<(), RightsError> {
     let missing: Vec<Right> = required
         .iter()
@@ -265,8 +350,19 @@ async fn rules(server: &ApiServer, namespace: &str) -> Result<(Vec<ResourceRule>
 
 /// Those of `rights` that an access review denies.
 async fn refused(server: &ApiServer, namespace: &str, rights: Vec<Right>) -> Result<Vec<Right>, ApiError> {
+    let answers = answers(server, namespace, rights).await?;
+    let denied = answers.into_iter().filter(|(_, answer)| *answer == Some(false));
+    Ok(denied.map(|(right, _)| right).collect())
+}
+
+/// What an access review says of each of `rights`; `None` where nobody may ask.
+async fn answers(
+    server: &ApiServer,
+    namespace: &str,
+    rights: Vec<Right>,
+) -> Result<Vec<(Right, Option<bool>)>, ApiError> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(server.client());
-    let answers: Vec<Result<Option<Right>, ApiError>> = stream::iter(rights)
+    let answers: Vec<Result<(Right, Option<bool>), ApiError>> = stream::iter(rights)
         .map(|right| {
             let reviews = reviews.clone();
             async move {
@@ -277,8 +373,8 @@ async fn refused(server: &ApiServer, namespace: &str, rights: Vec<Right>) -> Res
                     .request(("create", "selfsubjectaccessreviews"), request)
                     .await;
                 match answer {
-                    Ok(answer) => Ok((!answer.status.is_some_and(|status| status.allowed)).then_some(right)),
-                    Err(error) if is_forbidden(&error) || is_not_found(&error) => Ok(None),
+                    Ok(answer) => Ok((right, Some(answer.status.is_some_and(|status| status.allowed)))),
+                    Err(error) if is_forbidden(&error) || is_not_found(&error) => Ok((right, None)),
                     Err(error) => Err(error),
                 }
             }
@@ -286,7 +382,7 @@ async fn refused(server: &ApiServer, namespace: &str, rights: Vec<Right>) -> Res
         .buffered(REVIEWS_AT_ONCE)
         .collect()
         .await;
-    answers.into_iter().filter_map(Result::transpose).collect()
+    answers.into_iter().collect()
 }
 
 fn access_review(namespace: &str, right: Right) -> SelfSubjectAccessReview {
@@ -369,6 +465,27 @@ mod tests {
         ] {
             assert_eq!(allowed(&rules, exec), granted, "{rules:?}");
         }
+    }
+
+    #[test]
+    fn a_survey_tells_what_does_not_work_without_a_right() {
+        let portforward = right("get", "", "pods/portforward");
+        let list_pods = right("list", "", "pods");
+        let asked = right("get", "", "pods/log");
+        let survey = Survey::of(&[
+            (portforward, Some(false)),
+            (list_pods, Some(false)),
+            (asked, None),
+            (right("create", "", "services"), Some(true)),
+        ]);
+        assert_eq!(survey.missing, [list_pods]);
+        let lacking = (
+            "`forward --via=pod` and the second, faster transport",
+            vec![list_pods, portforward],
+        );
+        assert_eq!(survey.lacking, [lacking]);
+        assert_eq!((survey.dry_run, survey.untold), (true, vec![asked]));
+        assert_eq!(Survey::of(&[]).lacking, []);
     }
 
     #[test]

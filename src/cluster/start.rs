@@ -16,6 +16,7 @@
 
 mod attempt;
 mod prepare;
+pub mod rehearsal;
 mod succession;
 
 use std::sync::Arc;

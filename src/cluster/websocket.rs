@@ -30,8 +30,18 @@ pub(super) async fn open(
     uri: &str,
     offer: &[&'static str],
 ) -> Result<(WebSocket, &'static str), kube::Error> {
+    open_with(client, uri, offer, HeaderMap::new()).await
+}
+
+/// [`open`] with further headers.
+pub(super) async fn open_with(
+    client: &kube::Client,
+    uri: &str,
+    offer: &[&'static str],
+    headers: HeaderMap,
+) -> Result<(WebSocket, &'static str), kube::Error> {
     let key = generate_key();
-    let request = Request::get(uri)
+    let mut request = Request::get(uri)
         .header(CONNECTION, HeaderValue::from_static("Upgrade"))
         .header(UPGRADE, HeaderValue::from_static("websocket"))
         .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
@@ -40,6 +50,7 @@ pub(super) async fn open(
         .header(SEC_WEBSOCKET_PROTOCOL, offer.join(", "))
         .body(Body::empty())
         .map_err(kube::Error::HttpError)?;
+    request.headers_mut().extend(headers);
     let response = client.send(request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response).await);

@@ -94,8 +94,16 @@ fn foreign(path: &Path) -> Error {
 
 /// The first folder of PATH with the plugin in it.
 fn folder_of(file: &str, env: &Env) -> Option<PathBuf> {
+    let first = on_path(file, env).into_iter().next()?;
+    first.parent().map(Path::to_owned)
+}
+
+/// Every program of this name on PATH, in its order.
+pub(super) fn on_path(file: &str, env: &Env) -> Vec<PathBuf> {
     let name = format!("{file}{}", std::env::consts::EXE_SUFFIX);
-    std::env::split_paths(env.os_var("PATH")?).find(|folder| is_program(&folder.join(&name)))
+    let folders = env.os_var("PATH").map(std::env::split_paths);
+    let programs = folders.into_iter().flatten().map(|folder| folder.join(&name));
+    programs.filter(|path| is_program(path)).collect()
 }
 
 #[cfg(unix)]

@@ -3,7 +3,7 @@
 //! Texts only: which error gets which is decided by [`super::Error`].
 
 use crate::cluster::agents::AgentBinaryError;
-use crate::cluster::api_error::ApiError;
+use crate::cluster::api_error::{ApiError, ConnectFailure};
 use crate::cluster::failure::{Failure, FailureKind};
 use crate::cluster::kubeconfig::KubeconfigError;
 use crate::cluster::service::ServiceError;
@@ -45,6 +45,14 @@ pub(super) fn api(error: &ApiError, namespace: &str) -> Option<String> {
                 call.verb
             ))
         }
+        ApiError::Unreachable {
+            cause: ConnectFailure::Proxy { .. },
+            ..
+        } => Some(
+            "look at HTTPS_PROXY, NO_PROXY and the kubeconfig's proxy-url; see whether kubectl gets through: `kubectl \
+             version`"
+                .to_owned(),
+        ),
         ApiError::Unreachable { .. } | ApiError::Deadline { .. } => {
             Some("see whether kubectl reaches it: `kubectl version`".to_owned())
         }
@@ -69,6 +77,10 @@ pub(super) fn failure(failure: &Failure, namespace: &str) -> Option<String> {
                 "stay within it with `--requests` and `--limits`; `kubectl describe limits -n {namespace}`"
             )
         }
+        FailureKind::PodSecurity => format!(
+            "leave out of `--patch` what it names, or see the namespace's level: `kubectl get namespace {namespace} \
+             --show-labels`"
+        ),
         FailureKind::ImagePull => "name an image the cluster can pull with `--base-image IMAGE`".to_owned(),
         FailureKind::NoMatchingNode => {
             "see whether `--arch` and the node selectors of `--patch` fit a node of this cluster".to_owned()

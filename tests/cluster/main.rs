@@ -6,6 +6,7 @@
 mod cleanup;
 mod completion;
 mod datagrams;
+mod doctor;
 mod end;
 mod entrance;
 mod expose;

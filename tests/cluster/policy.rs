@@ -12,7 +12,7 @@ const EMPTY: Duration = Duration::from_secs(5);
 /// The cluster knows within half a second; the rest is for a busy machine.
 const TOLD: Duration = Duration::from_secs(8);
 
-async fn quota(namespace: &Namespace, hard: serde_json::Value) {
+pub(crate) async fn quota(namespace: &Namespace, hard: serde_json::Value) {
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota"}, "spec": {"hard": hard},
     });

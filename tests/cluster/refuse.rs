@@ -78,7 +78,7 @@ fn a_single_missing_right_is_found_before_anything_is_created() {
 }
 
 /// The developer's kubeconfig with another user, who has only this token.
-fn user_with_token(namespace: &Namespace, name: &str, token: &str) -> PathBuf {
+pub(crate) fn user_with_token(namespace: &Namespace, name: &str, token: &str) -> PathBuf {
     let kubeconfig = namespace.kubeconfig_of(&Settings::get().developer, name);
     kubectl_config(
         &kubeconfig,

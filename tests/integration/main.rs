@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod datagrams;
+mod doctor;
 mod expose;
 mod forward;
 mod life;

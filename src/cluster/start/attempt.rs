@@ -1,6 +1,6 @@
 //! One Job's start, up to its container running or a reason why not.
 
-mod create;
+pub(super) mod create;
 mod run;
 
 use std::time::Duration;
@@ -17,7 +17,10 @@ use tokio::{
     time::Instant,
 };
 
-use self::{create::Posted, run::Run};
+use self::{
+    create::{Mode, Posted, Verdict},
+    run::Run,
+};
 use super::{OwnedSpec, Plan, StartError, Starter};
 use crate::cluster::{
     agent::Agent,
@@ -220,7 +223,7 @@ impl Attempt<'_> {
         loop {
             let spec = self.spec.get();
             let object = ObjectRef::new("job", spec.name());
-            let Some(failure) = create::dry_run(
+            let Verdict::Refused(failure) = create::dry_run(
                 self.starter.server,
                 self.starter.footprint.namespace(),
                 &spec,
@@ -250,7 +253,7 @@ impl Attempt<'_> {
         let name = spec.name();
         let namespace = self.starter.footprint.namespace();
         self.starter.footprint.job_requested(&name);
-        match create::job(self.starter.server, namespace, &spec).await {
+        match create::job(self.starter.server, namespace, &spec, Mode::Real).await {
             Ok(Posted::Created(uid)) => {
                 self.starter.footprint.job_created(&name, &uid);
                 tracing::info!(job = %name, "job created");
@@ -334,7 +337,7 @@ fn refused(kind: &'static str, name: &str, error: ApiError) -> StartError {
 }
 
 /// Refusals that hold for the Job's pod as for any other in the namespace.
-fn is_the_namespaces(kind: &FailureKind) -> bool {
+pub(super) fn is_the_namespaces(kind: &FailureKind) -> bool {
     matches!(
         kind,
         FailureKind::Quota

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cluster::{
-    api_error::ApiError,
+    api_error::{ApiError, shorten},
     client::ApiServer,
     failure::{Failure, FailureKind},
     manifest::AgentSpec,
@@ -19,7 +19,7 @@ use crate::cluster::{
 };
 
 /// The API server's answer to the Job.
-pub(super) enum Posted {
+pub(in crate::cluster::start) enum Posted {
     /// With this UID.
     Created(String),
     /// It certainly does not exist.
@@ -32,19 +32,32 @@ enum Answer<K> {
     Refused(Box<Status>),
 }
 
-/// Why the namespace would refuse the pod. Reported for `object`, since the pod never exists.
-pub(super) async fn dry_run(
+/// What a dry run showed.
+#[derive(Debug)]
+pub(in crate::cluster::start) enum Verdict {
+    Admitted,
+    Refused(Failure),
+    /// It was not judged: a webhook takes no dry run, or there was no answer.
+    Unknown(String),
+}
+
+/// Whether the namespace would refuse the pod. Reported for `object`, since the pod never exists.
+pub(in crate::cluster::start) async fn dry_run(
     server: &ApiServer,
     namespace: &str,
     spec: &AgentSpec<'_>,
     object: ObjectRef,
-) -> Result<Option<Failure>, StartError> {
+) -> Result<Verdict, StartError> {
     let manifest = spec.dry_run_pod()?;
     match post::<Pod>(server, namespace, ("create", "pods"), manifest, Mode::DryRun).await {
-        Ok(Answer::Created(_)) => Ok(None),
+        Ok(Answer::Created(_)) => Ok(Verdict::Admitted),
         Ok(Answer::Refused(status)) => match status.code {
-            403 => Ok(Some(Failure::denial(object, &status.reason, &status.message))),
-            code if is_invalid(code, &status.message) => Ok(Some(Failure::new(
+            403 => Ok(Verdict::Refused(Failure::denial(
+                object,
+                &status.reason,
+                &status.message,
+            ))),
+            code if is_invalid(code, &status.message) => Ok(Verdict::Refused(Failure::new(
                 FailureKind::Invalid,
                 object,
                 status.reason,
@@ -54,29 +67,30 @@ pub(super) async fn dry_run(
             code => {
                 // Such as a webhook that takes no dry run.
                 tracing::debug!(code, message = %status.message, "no dry run");
-                Ok(None)
+                Ok(Verdict::Unknown(shorten(&status.message)))
             }
         },
         // The Job's own request tells whether the API server is there.
         Err(error) => {
             tracing::debug!(%error, "no dry run");
-            Ok(None)
+            Ok(Verdict::Unknown(error.to_string()))
         }
     }
 }
 
-/// Creates the Job. `Err` leaves open whether it exists.
-pub(super) async fn job(
+/// Creates the Job, or has that judged. `Err` leaves open whether it exists.
+pub(in crate::cluster::start) async fn job(
     server: &ApiServer,
     namespace: &str,
     spec: &AgentSpec<'_>,
+    mode: Mode,
 ) -> Result<Posted, ApiError> {
     let manifest = match spec.job() {
         Ok(manifest) => manifest,
         Err(error) => return Ok(Posted::Refused(error.into())),
     };
     let call = ("create", "jobs");
-    let posted = post::<Job>(server, namespace, call, manifest, Mode::Real).await;
+    let posted = post::<Job>(server, namespace, call, manifest, mode).await;
     match posted {
         Ok(Answer::Created(job)) => Ok(match job.metadata.uid {
             Some(uid) => Posted::Created(uid),
@@ -115,8 +129,9 @@ fn is_invalid(code: u16, message: &str) -> bool {
     code == 422 || (code == 400 && message.contains("cannot be handled as a"))
 }
 
-#[derive(Clone, Copy)]
-enum Mode {
+/// Whether a POST is to have an effect.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cluster::start) enum Mode {
     DryRun,
     Real,
 }
