@@ -90,7 +90,7 @@ impl Settings {
 pub fn parse(words: impl IntoIterator<Item = OsString>, env: &Env) -> Result<Parsed, Stop> {
     let words: Vec<OsString> = words.into_iter().collect();
     let command = layers::with_kubectls_booleans(cli::command());
-    let matches = match command.clone().try_get_matches_from(&words) {
+    let mut matches = match command.clone().try_get_matches_from(&words) {
         Ok(matches) => matches,
         // The definition as written has the better help: `--keep` rather than `--keep[=<BOOL>]`.
         Err(error) if !error.use_stderr() => return Err(better_help(&words, error).into()),
@@ -108,8 +108,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, env: &Env) -> Result<Par
         &built,
     )?;
     let effective = layers::effective(&layers, &typed, &built, &path)?;
-    let command = layers::with_defaults(command, &path, &effective);
-    let mut matches = command.try_get_matches_from(&words)?;
+    // Without a value from a layer the words mean what they meant before.
+    if effective.iter().any(|one| one.origin.is_layer()) {
+        let command = layers::with_defaults(command, &path, &effective);
+        matches = command.try_get_matches_from(&words)?;
+    }
     let cli = Cli::from_arg_matches_mut(&mut matches)?;
     Ok(Parsed {
         cli,

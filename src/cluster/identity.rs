@@ -29,6 +29,11 @@ impl Identity {
         let label = hex(&digest[..8]);
         Self { name, label }
     }
+
+    /// By the kubeconfig's user name, where the API server does not tell.
+    pub fn of_kubeconfig(server: &ApiServer) -> Self {
+        Self::from_name(server.user().unwrap_or_else(|| "unknown".to_owned()))
+    }
 }
 
 /// Lower-case hex digits.
@@ -47,10 +52,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// (before 1.28) or refuses it.
 pub async fn identify(server: &ApiServer) -> Result<Identity, ApiError> {
     let name = whoami(server).await?;
-    Ok(Identity::from_name(
-        name.or_else(|| server.user())
-            .unwrap_or_else(|| "unknown".to_owned()),
-    ))
+    Ok(name.map_or_else(|| Identity::of_kubeconfig(server), Identity::from_name))
 }
 
 /// The name the API server knows us by; `None` when it does not tell.

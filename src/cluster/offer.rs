@@ -44,45 +44,28 @@ pub async fn namespaces(server: &ApiServer) -> Option<Vec<String>> {
 pub async fn targets(server: &ApiServer, kind: TargetKind) -> Option<Vec<(String, String)>> {
     match kind {
         TargetKind::Service => {
-            let all = list::<Service>(server, "services").await?;
-            Some(named(&all, |service| {
-                service_ports(service).iter().map(port_words).collect()
-            }))
+            let about = |one: &Service| service_ports(one).iter().map(port_words).collect();
+            offered(server, "services", about).await
         }
         TargetKind::Pod => {
-            let all = list::<Pod>(server, "pods").await?;
-            Some(named(&all, |pod| {
-                vec![
-                    pod.status
-                        .clone()
-                        .and_then(|status| status.phase)
-                        .unwrap_or_default(),
-                ]
-            }))
+            let phase = |one: &Pod| one.status.clone().and_then(|status| status.phase);
+            offered(server, "pods", |one| vec![phase(one).unwrap_or_default()]).await
         }
         TargetKind::Deployment => {
-            let all = list::<Deployment>(server, "deployments").await?;
-            Some(named(&all, |one| {
-                ready(one.status.as_ref().and_then(|status| status.ready_replicas))
-            }))
+            let pods = |one: &Deployment| one.status.as_ref()?.ready_replicas;
+            offered(server, "deployments", |one| ready(pods(one))).await
         }
         TargetKind::ReplicaSet => {
-            let all = list::<ReplicaSet>(server, "replicasets").await?;
-            Some(named(&all, |one| {
-                ready(one.status.as_ref().and_then(|status| status.ready_replicas))
-            }))
+            let pods = |one: &ReplicaSet| one.status.as_ref()?.ready_replicas;
+            offered(server, "replicasets", |one| ready(pods(one))).await
         }
         TargetKind::StatefulSet => {
-            let all = list::<StatefulSet>(server, "statefulsets").await?;
-            Some(named(&all, |one| {
-                ready(one.status.as_ref().and_then(|status| status.ready_replicas))
-            }))
+            let pods = |one: &StatefulSet| one.status.as_ref()?.ready_replicas;
+            offered(server, "statefulsets", |one| ready(pods(one))).await
         }
         TargetKind::DaemonSet => {
-            let all = list::<DaemonSet>(server, "daemonsets").await?;
-            Some(named(&all, |one| {
-                ready(one.status.as_ref().map(|status| status.number_ready))
-            }))
+            let pods = |one: &DaemonSet| Some(one.status.as_ref()?.number_ready);
+            offered(server, "daemonsets", |one| ready(pods(one))).await
         }
         TargetKind::Job => {
             let all = list::<Job>(server, "jobs").await?;
@@ -97,6 +80,18 @@ pub async fn targets(server: &ApiServer, kind: TargetKind) -> Option<Vec<(String
         }
         TargetKind::Host | TargetKind::Ip => None,
     }
+}
+
+/// All objects of a kind by name, each with a few words.
+async fn offered<K>(
+    server: &ApiServer,
+    plural: &'static str,
+    about: impl Fn(&K) -> Vec<String>,
+) -> Option<Vec<(String, String)>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    Some(named(&list(server, plural).await?, about))
 }
 
 /// The ports of a target, as it declares them.

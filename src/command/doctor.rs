@@ -130,7 +130,7 @@ async fn ask(server: &ApiServer, options: Option<&AgentOptions>, context: &Conte
         Ok(None) => {
             let unsaid = "who you are to the server; it takes your credentials";
             checks.push(Check::not_allowed("credentials", unsaid));
-            Identity::from_name(server.user().unwrap_or_else(|| "unknown".to_owned()))
+            Identity::of_kubeconfig(server)
         }
         Err(error) => {
             checks.push(Check::failed(

@@ -14,13 +14,15 @@ use tokio::time::{Instant, sleep};
 use super::Context;
 use super::attach::ask_agent;
 use crate::cli::status_args::StatusArgs;
+use crate::cluster::api_error::ApiError;
 use crate::cluster::client::{Access, ApiServer};
-use crate::cluster::identity;
-use crate::cluster::sweep::{self, AgentState, AskAgent, Liveness, Scope};
+use crate::cluster::env::Env;
+use crate::cluster::identity::{self, Identity};
+use crate::cluster::sweep::{self, AgentState, AskAgent, Liveness, Scope, SweepError};
 use crate::control::{self, Snapshot};
 use crate::error::Error;
 use crate::program;
-use crate::ui::Output;
+use crate::ui::{Output, Printer};
 
 mod table;
 
@@ -101,26 +103,38 @@ impl Row {
 
 /// What this machine knows without a cluster.
 #[derive(Debug, Default)]
-struct Here {
-    running: Vec<Snapshot>,
-    killed: BTreeSet<String>,
+pub(super) struct Here {
+    pub(super) running: Vec<Snapshot>,
+    pub(super) killed: BTreeSet<String>,
+    /// Those that do not answer as they should, and what happens instead.
+    mute: Vec<(String, String)>,
+}
+
+impl Here {
+    pub(super) async fn look(env: &Env) -> Self {
+        let mut here = Self::default();
+        for found in control::list(env).await {
+            match found {
+                control::Found::Running(snapshot) => here.running.push(*snapshot),
+                control::Found::Dead { id } => {
+                    here.killed.insert(id);
+                }
+                control::Found::Mute { id, reason } => here.mute.push((id, reason)),
+            }
+        }
+        here
+    }
+
+    pub(super) fn warn_of_mute(&self, printer: &Printer) {
+        for (id, reason) in &self.mute {
+            printer.warn(&format!("session {id} does not answer: {reason}"));
+        }
+    }
 }
 
 async fn here(context: &Context) -> Here {
-    let mut here = Here::default();
-    for found in control::list(&context.env).await {
-        match found {
-            control::Found::Running(snapshot) => here.running.push(*snapshot),
-            control::Found::Dead { id } => {
-                here.killed.insert(id);
-            }
-            control::Found::Mute { id, reason } => {
-                context
-                    .printer
-                    .warn(&format!("session {id} does not answer: {reason}"));
-            }
-        }
-    }
+    let here = Here::look(&context.env).await;
+    here.warn_of_mute(&context.printer);
     here
 }
 
@@ -142,14 +156,13 @@ async fn answer(arguments: &StatusArgs, context: &Context) -> Result<(), Error> 
     if arguments.wait_for.is_some() {
         return wait(arguments, context).await;
     }
-    let rows = rows(arguments, context).await;
-    if let (Some(id), Ok(rows)) = (&arguments.id, &rows)
-        && rows.is_empty()
-    {
-        return Err(unknown(id));
-    }
-    let rows = match rows {
-        Ok(rows) => rows,
+    let looked = async {
+        let cluster = Cluster::connect(arguments, context).await?;
+        let rows = cluster.rows(arguments, context).await?;
+        Ok::<_, Error>((cluster, rows))
+    };
+    let (cluster, rows) = match looked.await {
+        Ok(looked) => looked,
         Err(error) => {
             // What runs here is known without the cluster.
             let known = local_rows(arguments, here(context).await.running, None);
@@ -159,6 +172,9 @@ async fn answer(arguments: &StatusArgs, context: &Context) -> Result<(), Error> 
             return Err(error);
         }
     };
+    if let Some(id) = arguments.id.as_ref().filter(|_| rows.is_empty()) {
+        return Err(unknown(id));
+    }
     table::print(&rows, arguments, context);
     if !arguments.watch {
         return Ok(());
@@ -167,7 +183,8 @@ async fn answer(arguments: &StatusArgs, context: &Context) -> Result<(), Error> 
     let mut known: BTreeMap<_, _> = rows.into_iter().map(|row| (key(&row), row)).collect();
     loop {
         sleep(WATCH).await;
-        let now: BTreeMap<_, _> = self::rows(arguments, context)
+        let now: BTreeMap<_, _> = cluster
+            .rows(arguments, context)
             .await?
             .into_iter()
             .map(|row| (key(&row), row))
@@ -207,55 +224,82 @@ fn local_rows(arguments: &StatusArgs, running: Vec<Snapshot>, server: Option<&Ap
         .collect()
 }
 
-/// All that is known, oldest first.
-async fn rows(arguments: &StatusArgs, context: &Context) -> Result<Vec<Row>, Error> {
-    let server = Access::new(context.kube.overrides(), context.env.clone(), "status")
-        .connect()
-        .await?;
-    let here = here(context).await;
-    let scope = if arguments.all_namespaces {
-        Scope::AllNamespaces
-    } else {
-        Scope::Namespace
-    };
-    let found = find(&server, &here, scope, arguments.all_users).await?;
-    let now = server.server_now().unwrap_or_else(Timestamp::now);
-    for id in &here.killed {
-        // Nothing of it is left to be told dead from alive.
-        if !found.iter().any(|found| found.session == *id) {
-            control::bury(&context.env, id);
-        }
-    }
-    let mut rows = local_rows(arguments, here.running, Some(&server));
-    let others = found.into_iter().map(|found| Row::of_found(found, now));
-    for other in others.filter(|row| arguments.id.as_deref().is_none_or(|id| row.is_called(id))) {
-        match rows.iter_mut().find(|row| row.is_called(&other.id)) {
-            Some(row) => row.user = other.user,
-            None => rows.push(other),
-        }
-    }
-    rows.sort_by(|one, other| (&one.started_at, &one.id).cmp(&(&other.started_at, &other.id)));
-    Ok(rows)
+/// The cluster that is looked at, as often as the user wants. A credential plugin runs once, and again when the
+/// server takes its credentials no more.
+struct Cluster {
+    server: ApiServer,
+    access: Access,
+    /// Whose sessions; everybody's without.
+    identity: Option<Identity>,
+    scope: Scope,
 }
 
-async fn find(
-    server: &ApiServer,
-    here: &Here,
-    scope: Scope,
-    all_users: bool,
-) -> Result<Vec<sweep::Found>, Error> {
-    let identity = if all_users {
-        None
-    } else {
-        Some(identity::identify(server).await?)
-    };
-    let pods: BTreeSet<String> = here
-        .running
-        .iter()
-        .filter_map(|running| running.pod.clone())
-        .collect();
-    let ask = ask_others(ask_agent(server), pods);
-    Ok(sweep::find(server, identity.as_ref(), scope, &ask, &here.killed).await?)
+impl Cluster {
+    async fn connect(arguments: &StatusArgs, context: &Context) -> Result<Self, Error> {
+        let access = Access::new(context.kube.overrides(), context.env.clone(), "status");
+        let server = access.connect().await?;
+        let identity = if arguments.all_users {
+            None
+        } else {
+            Some(identity::identify(&server).await?)
+        };
+        Ok(Self {
+            access: access.pinned_to(&server),
+            server,
+            identity,
+            scope: if arguments.all_namespaces {
+                Scope::AllNamespaces
+            } else {
+                Scope::Namespace
+            },
+        })
+    }
+
+    /// All that is known, oldest first.
+    async fn rows(&self, arguments: &StatusArgs, context: &Context) -> Result<Vec<Row>, Error> {
+        let here = here(context).await;
+        let found = match self.find(&here).await {
+            Err(SweepError::Api(ApiError::Unauthenticated { .. })) => {
+                self.server.renew(&self.access).await?;
+                self.find(&here).await?
+            }
+            found => found?,
+        };
+        let now = self.server.server_now().unwrap_or_else(Timestamp::now);
+        for id in &here.killed {
+            // Nothing of it is left to be told dead from alive.
+            if !found.iter().any(|found| found.session == *id) {
+                control::bury(&context.env, id);
+            }
+        }
+        let mut rows = local_rows(arguments, here.running, Some(&self.server));
+        let others = found.into_iter().map(|found| Row::of_found(found, now));
+        for other in others.filter(|row| arguments.id.as_deref().is_none_or(|id| row.is_called(id))) {
+            match rows.iter_mut().find(|row| row.is_called(&other.id)) {
+                Some(row) => row.user = other.user,
+                None => rows.push(other),
+            }
+        }
+        rows.sort_by(|one, other| (&one.started_at, &one.id).cmp(&(&other.started_at, &other.id)));
+        Ok(rows)
+    }
+
+    async fn find(&self, here: &Here) -> Result<Vec<sweep::Found>, SweepError> {
+        let pods: BTreeSet<String> = here
+            .running
+            .iter()
+            .filter_map(|running| running.pod.clone())
+            .collect();
+        let ask = ask_others(ask_agent(&self.server), pods);
+        sweep::find(
+            &self.server,
+            self.identity.as_ref(),
+            self.scope,
+            &ask,
+            &here.killed,
+        )
+        .await
+    }
 }
 
 /// Asks agents, but not those whose plugins have told already.

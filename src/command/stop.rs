@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::attach::ask_agent;
-use super::status::{killed_here, unknown};
+use super::status::{Here, unknown};
 use crate::cli::status_args::StopArgs;
 use crate::cluster::client::{Access, ApiServer};
 use crate::cluster::names::SessionId;
@@ -39,16 +39,9 @@ pub(super) async fn run(arguments: &StopArgs, context: &Context) -> Result<(), E
 }
 
 async fn stop(arguments: &StopArgs, context: &Context) -> Result<(), Error> {
-    let running: Vec<_> = control::list(&context.env)
-        .await
-        .into_iter()
-        .filter_map(|found| match found {
-            control::Found::Running(snapshot) => Some(snapshot),
-            control::Found::Dead { .. } | control::Found::Mute { .. } => None,
-        })
-        .collect();
+    let here = Here::look(&context.env).await;
     let is_here = |id: &str| {
-        running
+        here.running
             .iter()
             .find(|running| running.id == id || running.session.as_deref() == Some(id))
     };
@@ -60,7 +53,8 @@ async fn stop(arguments: &StopArgs, context: &Context) -> Result<(), Error> {
         let server = Access::new(context.kube.overrides(), context.env.clone(), "stop")
             .connect()
             .await?;
-        let found = find(&server, context).await?;
+        here.warn_of_mute(&context.printer);
+        let found = find(&server, &here.killed).await?;
         Some((server, found))
     };
     let mut ids: BTreeSet<String> = arguments
@@ -69,10 +63,11 @@ async fn stop(arguments: &StopArgs, context: &Context) -> Result<(), Error> {
         .map(|id| is_here(id).map_or_else(|| id.clone(), |running| running.id.clone()))
         .collect();
     if let (true, Some((server, found))) = (arguments.all, &elsewhere) {
-        let here = running
+        let running = here
+            .running
             .iter()
             .filter(|running| running.namespace == server.namespace() && running.server == server.address());
-        ids.extend(here.map(|running| running.id.clone()));
+        ids.extend(running.map(|running| running.id.clone()));
         let others = found.iter().filter(|found| is_here(&found.session).is_none());
         ids.extend(others.map(|found| found.session.clone()));
         if ids.is_empty() {
@@ -101,11 +96,10 @@ async fn stop(arguments: &StopArgs, context: &Context) -> Result<(), Error> {
     failed.map_or(Ok(()), Err)
 }
 
-async fn find(server: &ApiServer, context: &Context) -> Result<Vec<Found>, Error> {
+async fn find(server: &ApiServer, killed: &BTreeSet<String>) -> Result<Vec<Found>, Error> {
     let identity = identity::identify(server).await?;
-    let killed = killed_here(context).await;
     let ask = ask_agent(server);
-    Ok(sweep::find(server, Some(&identity), Scope::Namespace, &ask, &killed).await?)
+    Ok(sweep::find(server, Some(&identity), Scope::Namespace, &ask, killed).await?)
 }
 
 async fn stop_here(id: &str, context: &Context) -> Result<&'static str, Error> {

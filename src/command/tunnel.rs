@@ -105,10 +105,11 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
     if plan.session.transport_max_age.is_some_and(|age| age < LEAST_AGE) {
         return Err(Error::Usage("--transport-max-age must be at least 1s".to_owned()));
     }
-    if plan.session.detach && detach::detached_as(context).is_none() {
+    let detached = detach::detached_as(context);
+    if plan.session.detach && detached.is_none() {
         return detach::run(context).await;
     }
-    if detach::detached_as(context).is_some() {
+    if detached.is_some() {
         detach::settle();
     }
     if let Some(path) = &plan.session.ready_file {
@@ -127,7 +128,7 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
         doors = look_ahead(&plan, &options, &server, context) => doors?,
         () = orderly.cancelled() => return Ok(()),
     };
-    let id = detach::detached_as(context).unwrap_or_else(SessionId::random);
+    let id = detached.unwrap_or_else(SessionId::random);
     let max_lifetime = plan.on_demand.is_none().then_some(options.max_lifetime);
     let running = Running::new(
         id.as_str(),

@@ -73,6 +73,11 @@ impl Origin {
         }
     }
 
+    /// Whether a variable or the file says it.
+    pub(super) fn is_layer(&self) -> bool {
+        matches!(self, Self::Variable(_) | Self::File { .. })
+    }
+
     fn rank(&self) -> usize {
         match self {
             Self::Flag => 0,
@@ -360,7 +365,7 @@ fn is_off(one: &Effective) -> bool {
 
 /// Whether clap takes the value, asked as if it had been typed: alone, since a layer's value is beside what was typed.
 fn check(one: &Effective, path: &[String]) -> Result<(), ConfigError> {
-    if matches!(one.origin, Origin::Flag | Origin::Default) {
+    if !one.origin.is_layer() {
         return Ok(());
     }
     let mut words = vec!["program".to_owned()];
@@ -400,10 +405,9 @@ fn check(one: &Effective, path: &[String]) -> Result<(), ConfigError> {
 /// The definition with the values of the layers as its defaults, for the command that runs.
 pub(super) fn with_defaults(command: Command, path: &[String], effective: &[Effective]) -> Command {
     let command = command.mut_args(|arg| {
-        let set = effective.iter().find(|one| {
-            Some(one.option.as_str()) == arg.get_long()
-                && matches!(one.origin, Origin::Variable(_) | Origin::File { .. })
-        });
+        let set = effective
+            .iter()
+            .find(|one| Some(one.option.as_str()) == arg.get_long() && one.origin.is_layer());
         match set {
             Some(one) => arg.default_values(one.values.clone()),
             None => arg,
