@@ -1,11 +1,13 @@
 //! Workloads whose pods run the target program, with its ports by name.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tunnel_test_target as ports;
 
 use super::kinds::FIXTURE;
 use super::namespace::Namespace;
-use super::target;
+use super::{poll, target};
 
 /// Kinds that keep pods running, as `forward` calls them, each with its API version and kind.
 pub(crate) const WORKLOADS: [(&str, &str, &str); 5] = [
@@ -51,6 +53,12 @@ impl Namespace {
     /// Waits until all pods with the label `app` and this name are ready.
     pub(crate) async fn wait_pods_ready(&self, app: &str) {
         let label = format!("app={app}");
+        // `kubectl wait` fails where there is nothing to wait for yet.
+        poll(Duration::from_secs(30), "a pod of the workload", async || {
+            let names = self.kubectl_ok(&["get", "pod", "-l", &label, "-o", "name"]).await;
+            (!names.trim().is_empty()).then_some(())
+        })
+        .await;
         let wait = [
             "wait",
             "--for=condition=Ready",
