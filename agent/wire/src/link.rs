@@ -271,6 +271,11 @@ impl Link {
         self.farewell.as_ref().is_some_and(|farewell| farewell.sent)
     }
 
+    /// A short message that somebody waits for is about to be written: bulk keeps out of its way for a while.
+    pub fn note_interactive(&mut self, now: Instant) {
+        self.flight.on_interactive(now);
+    }
+
     /// Smoothed round-trip time through the data path; 50 ms before the first pong.
     #[must_use]
     pub fn rtt(&self) -> Duration {

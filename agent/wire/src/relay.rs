@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most bytes moved by one read.
-pub const CHUNK: usize = 32 * 1024;
+/// Most bytes moved by one read: what fills one message of a stream. A few bytes more would be a second message each time.
+pub const CHUNK: usize = crate::message::MAX_DATA;
 
 /// How much is moved before other tasks get their turn.
 const TURN: usize = 8 * CHUNK;

@@ -33,6 +33,13 @@ use crate::message::{self, Decoder, MAX_DATA, Message, Open};
 use crate::session::Permit;
 use crate::window::{INITIAL_WINDOW, ReceiveWindow};
 
+/// A message is interactive when it is short, as a keystroke or a small answer is...
+const SHORT: usize = 4 * 1024;
+
+/// ...and comes on a stream that has not said more than this of late: what the last second took away, and the second
+/// before. The short rest of a block of a bulk copy is not interactive.
+const QUIET: usize = 64 * 1024;
+
 /// One two-way flow of a session.
 ///
 /// `Ok(0)` from a read means the peer ended its direction; a cut, an abort or the end of the session is
@@ -54,6 +61,9 @@ pub struct Stream {
     /// Encoded messages yamux has not taken: at most one data message and a few short ones.
     out: BytesMut,
     credit: u64,
+    /// What this stream said of late, when it said something last: [`QUIET`] is forgotten each second.
+    said: usize,
+    said_at: Instant,
     ended: bool,
     _permit: Permit,
 }
@@ -114,12 +124,13 @@ impl Wake for Wakers {
 
 impl Stream {
     pub(crate) fn new(io: yamux::Stream, pool: Budget, link: LinkHandle, permit: Permit) -> Self {
+        let now = Instant::now();
         Self {
             io,
             wakers: Arc::default(),
             decoder: Decoder::default(),
             received: VecDeque::new(),
-            window: ReceiveWindow::new(pool, Instant::now()),
+            window: ReceiveWindow::new(pool, now),
             link,
             answer: None,
             upstream: None,
@@ -128,6 +139,8 @@ impl Stream {
             failure: None,
             out: BytesMut::new(),
             credit: u64::from(INITIAL_WINDOW),
+            said: 0,
+            said_at: now,
             ended: false,
             _permit: permit,
         }
@@ -356,6 +369,21 @@ impl Stream {
         }
     }
 
+    /// Of `offered` bytes `length` are about to be sent.
+    fn say(&mut self, offered: usize, length: usize) {
+        let now = Instant::now();
+        let pause = now.saturating_duration_since(self.said_at).as_millis();
+        let forgotten = usize::try_from(pause)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(QUIET / 1000);
+        self.said_at = now;
+        // Bounded, so that a bulk copy is soon forgotten.
+        self.said = (self.said.saturating_sub(forgotten) + length).min(3 * QUIET);
+        if offered <= SHORT && self.said <= QUIET {
+            self.link.note_interactive(now);
+        }
+    }
+
     fn send_abort(&mut self, detail: &str) {
         if self.ended && self.peer_ended && self.out.is_empty() {
             return;
@@ -444,6 +472,7 @@ impl AsyncWrite for Stream {
                 Poll::Pending
             };
         }
+        this.say(buf.len(), length);
         message::encode_data(&buf[..length], &mut this.out);
         this.credit -= length as u64;
         // The bytes are taken; if yamux does not take them now, the next write or flush waits for it.

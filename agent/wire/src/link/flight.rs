@@ -14,6 +14,9 @@
 //! While the rate still grows by a quarter from round to round the limit is twice that. Afterwards the headroom alone
 //! lets it grow: a path that can do more delivers it sooner than the limit assumes. Where no queue comes of it for some
 //! rounds the path can do much more, and the limit doubles again.
+//!
+//! A short queue has its price: each process on the way runs dry and has to be woken for every piece. So it is kept
+//! short while somebody waits for short messages, and is longer while there is nothing but bulk.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -34,6 +37,12 @@ const CLEAN: u64 = LEAST_LIMIT + frame::MAX_FRAME as u64;
 
 /// Queue that keeps the path busy: what one process after the other holds while it is being scheduled.
 const LEAST_HEADROOM: Duration = Duration::from_millis(3);
+
+/// The same while there is nothing but bulk: what the first keystroke beside it waits longer, below what a person notices.
+const BULK_HEADROOM: Duration = Duration::from_millis(30);
+
+/// How long after an interactive message others are expected.
+const INTERACTIVE: Duration = Duration::from_secs(2);
 
 /// On a long path the headroom is this part of the round trip.
 const HEADROOM_PART: u32 = 8;
@@ -129,6 +138,8 @@ pub(super) struct Flight {
     received: u64,
     /// Whether data came the other way in the last round.
     both_ways: bool,
+    /// When an interactive message was sent last.
+    interactive_at: Option<Instant>,
     /// Up to here the sender was starved: what goes when all of that has arrived, and nothing more, still is.
     starved_until: Option<u64>,
     rate: Rate,
@@ -152,6 +163,7 @@ impl Flight {
             round_start: delivered,
             received: 0,
             both_ways: false,
+            interactive_at: None,
             starved_until: None,
             rate: Rate {
                 before: 0,
@@ -243,7 +255,7 @@ impl Flight {
         }
         self.sample_rate(&mark, now);
         if round_over && !mark.starved {
-            self.on_round(took);
+            self.on_round(took, now);
         }
         self.set_limit(news, now);
     }
@@ -251,6 +263,11 @@ impl Flight {
     /// So many bytes of the other end's stream came.
     pub(super) fn on_received(&mut self, bytes: usize) {
         self.received += bytes as u64;
+    }
+
+    /// A short message is sent that somebody waits for: the queue is kept short for a while.
+    pub(super) fn on_interactive(&mut self, now: Instant) {
+        self.interactive_at = Some(now);
     }
 
     /// Something that went out with `in_flight` bytes on their way was answered at once.
@@ -306,13 +323,13 @@ impl Flight {
     }
 
     /// A round is over in which as much was sent as the limit allows; its last bytes took so long.
-    fn on_round(&mut self, took: Duration) {
+    fn on_round(&mut self, took: Duration, now: Instant) {
         let rate = self.rate();
         let Some(growth) = &mut self.growth else {
             let calm = !self.both_ways
                 && self
                     .least
-                    .is_some_and(|least| took <= least.round_trip + self.headroom(least) / 2);
+                    .is_some_and(|least| took <= least.round_trip + self.headroom(least, now) / 2);
             self.calm_rounds = if calm { self.calm_rounds + 1 } else { 0 };
             if self.calm_rounds >= CALM_ROUNDS {
                 self.growth = Some(Growth {
@@ -348,19 +365,25 @@ impl Flight {
     }
 
     /// The queue that is allowed, as the time the last byte in it waits.
-    fn headroom(&self, least: Least) -> Duration {
+    fn headroom(&self, least: Least, now: Instant) -> Duration {
         let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
-        let both_ways = if self.both_ways { BOTH_WAYS } else { Duration::ZERO };
-        LEAST_HEADROOM.max(least.round_trip / HEADROOM_PART)
-            + jitter.min(least.round_trip).min(MOST_JITTER)
-            + both_ways
+        let interactive = self
+            .interactive_at
+            .is_some_and(|at| now.saturating_duration_since(at) < INTERACTIVE);
+        let for_the_load = match (interactive, self.both_ways) {
+            (false, false) => BULK_HEADROOM,
+            (false, true) => BULK_HEADROOM + BOTH_WAYS,
+            (true, true) => LEAST_HEADROOM + BOTH_WAYS,
+            (true, false) => LEAST_HEADROOM,
+        };
+        for_the_load.max(least.round_trip / HEADROOM_PART) + jitter.min(least.round_trip).min(MOST_JITTER)
     }
 
     /// `news` bytes were delivered. The limit grows by a part of that, so that a little more is sent than arrives and not
     /// all that is missing at once: nothing below spreads a burst. While the rate is not known it may double in a round.
     fn set_limit(&mut self, news: u64, now: Instant) {
         let Some(least) = self.least else { return };
-        let headroom = self.headroom(least);
+        let headroom = self.headroom(least, now);
         let enough = bytes_in(self.rate(), least.round_trip + headroom);
         let old = now.saturating_duration_since(least.at) >= BELIEVED;
         let limit = if self.growth.is_some() {

@@ -291,6 +291,11 @@ impl LinkHandle {
         self.shared.lock().link.goodbye_received()
     }
 
+    /// A short message that somebody waits for is about to be written; see [`Link::note_interactive`].
+    pub fn note_interactive(&self, now: Instant) {
+        self.shared.lock().link.note_interactive(now);
+    }
+
     /// Round-trip time through the data path.
     #[must_use]
     pub fn rtt(&self) -> Duration {

@@ -32,6 +32,8 @@ struct Path {
     /// Bytes a second that come the other way, and how long acknowledgements wait behind them.
     other_way: u64,
     behind: Duration,
+    /// Whether somebody waits for short messages all the time.
+    interactive: bool,
 }
 
 impl Path {
@@ -52,6 +54,7 @@ impl Path {
             rate,
             other_way: 0,
             behind: Duration::ZERO,
+            interactive: true,
         }
     }
 
@@ -100,6 +103,9 @@ impl Path {
         self.now += STEP;
         let came = self.other_way / STEPS_A_SECOND;
         self.flight.on_received(usize::try_from(came).unwrap());
+        if self.interactive {
+            self.flight.on_interactive(self.now);
+        }
         let goal = self.sent.saturating_add(available);
         let before = self.sent;
         while self.sent < goal && self.flight.has_room(self.sent) && self.sent - before < BURST {
@@ -157,6 +163,35 @@ async fn a_path_is_used_whole_and_its_queue_stays_short() {
             let most = LEAST_HEADROOM.max(round_trip / HEADROOM_PART) + jitter + grain;
             assert!(queue <= most, "{round_trip:?} {rate}: {queue:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_alone_may_queue_more_until_somebody_waits() {
+    for round_trip in [Duration::from_micros(500), millis(20), millis(100)] {
+        let mut path = Path::new(100 * MIB, round_trip);
+        path.interactive = false;
+        let (_, queue) = path.saturate(Duration::from_secs(4));
+        let most = BULK_HEADROOM + MOST_JITTER;
+        assert!(
+            queue >= BULK_HEADROOM / 2 && queue <= most,
+            "{round_trip:?}: {queue:?} alone"
+        );
+        path.interactive = true;
+        path.saturate(round_trip * 2 + queue);
+        let (reached, queue) = path.saturate(millis(500));
+        assert!(reached >= 90 * MIB, "{round_trip:?}: {reached}");
+        assert!(
+            queue <= millis(12) + round_trip / HEADROOM_PART,
+            "{round_trip:?}: {queue:?} beside a message"
+        );
+        path.interactive = false;
+        path.saturate(INTERACTIVE);
+        let (_, queue) = path.saturate(Duration::from_secs(2));
+        assert!(
+            queue >= BULK_HEADROOM / 2,
+            "{round_trip:?}: {queue:?} alone again"
+        );
     }
 }
 
