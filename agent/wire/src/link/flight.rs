@@ -13,7 +13,7 @@
 //!
 //! While the rate still grows by a quarter from round to round the limit is twice that. Afterwards the headroom alone
 //! lets it grow: a path that can do more delivers it sooner than the limit assumes. Where no queue comes of it for some
-//! rounds the path can do much more, and the limit doubles again.
+//! rounds the path can do much more, and the limit doubles again, if nobody waits for short messages.
 //!
 //! A short queue has its price: each process on the way runs dry and has to be woken for every piece. So it is kept
 //! short while somebody waits for short messages, and is longer while there is nothing but bulk.
@@ -136,8 +136,9 @@ pub(super) struct Flight {
     /// Where the round began, and what came the other way in it.
     round_start: u64,
     received: u64,
-    /// Whether data came the other way in the last round.
+    /// Whether data came the other way in the last round, and whether more came than went.
     both_ways: bool,
+    behind: bool,
     /// When an interactive message was sent last.
     interactive_at: Option<Instant>,
     /// Up to here the sender was starved: what goes when all of that has arrived, and nothing more, still is.
@@ -146,6 +147,8 @@ pub(super) struct Flight {
     least: Option<Least>,
     usual: Option<Usual>,
     growth: Option<Growth>,
+    /// The rate was found once.
+    searched: bool,
     /// Rounds of late in which the limit was reached without a queue.
     calm_rounds: u32,
     limit: u64,
@@ -163,6 +166,7 @@ impl Flight {
             round_start: delivered,
             received: 0,
             both_ways: false,
+            behind: false,
             interactive_at: None,
             starved_until: None,
             rate: Rate {
@@ -173,6 +177,7 @@ impl Flight {
             least: None,
             usual: None,
             growth: Some(Growth::default()),
+            searched: false,
             calm_rounds: 0,
             limit: FIRST_LIMIT,
         }
@@ -248,7 +253,9 @@ impl Flight {
         }
         let round_over = position >= self.round_end;
         if round_over {
-            self.both_ways = self.received > (position - self.round_start) / BOTH_WAYS_PART;
+            let delivered = position - self.round_start;
+            self.both_ways = self.received > delivered / BOTH_WAYS_PART;
+            self.behind = self.received > delivered;
             self.round_end = self.marks.back().map_or(position, |mark| mark.end);
             self.round_start = position;
             self.received = 0;
@@ -268,6 +275,15 @@ impl Flight {
     /// A short message is sent that somebody waits for: the queue is kept short for a while.
     pub(super) fn on_interactive(&mut self, now: Instant) {
         self.interactive_at = Some(now);
+        // A search is a queue; the first one is needed all the same.
+        if self.searched {
+            self.growth = None;
+        }
+    }
+
+    fn is_interactive(&self, now: Instant) -> bool {
+        self.interactive_at
+            .is_some_and(|at| now.saturating_duration_since(at) < INTERACTIVE)
     }
 
     /// Something that went out with `in_flight` bytes on their way was answered at once.
@@ -327,6 +343,7 @@ impl Flight {
         let rate = self.rate();
         let Some(growth) = &mut self.growth else {
             let calm = !self.both_ways
+                && !self.is_interactive(now)
                 && self
                     .least
                     .is_some_and(|least| took <= least.round_trip + self.headroom(least, now) / 2);
@@ -349,6 +366,7 @@ impl Flight {
             growth.rounds += 1;
             if growth.rounds >= ROUNDS_WITHOUT_GROWTH {
                 self.growth = None;
+                self.searched = true;
             }
         }
     }
@@ -367,12 +385,10 @@ impl Flight {
     /// The queue that is allowed, as the time the last byte in it waits.
     fn headroom(&self, least: Least, now: Instant) -> Duration {
         let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
-        let interactive = self
-            .interactive_at
-            .is_some_and(|at| now.saturating_duration_since(at) < INTERACTIVE);
-        let for_the_load = match (interactive, self.both_ways) {
-            (false, false) => BULK_HEADROOM,
-            (false, true) => BULK_HEADROOM + BOTH_WAYS,
+        let for_the_load = match (self.is_interactive(now), self.both_ways) {
+            // Each direction waits in the other's queue, and the one with the shorter queue would starve.
+            (false, true) if self.behind => BULK_HEADROOM + BOTH_WAYS * 2,
+            (false, _) => BULK_HEADROOM,
             (true, true) => LEAST_HEADROOM + BOTH_WAYS,
             (true, false) => LEAST_HEADROOM,
         };

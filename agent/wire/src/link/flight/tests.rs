@@ -291,6 +291,7 @@ async fn a_path_that_becomes_much_faster_is_found_out_soon() {
     let mut path = Path::new(MIB, millis(100));
     path.saturate(Duration::from_secs(4));
     path.rate = 100 * MIB;
+    path.interactive = false;
     path.saturate(Duration::from_secs(3));
     let (reached, _) = path.saturate(Duration::from_secs(2));
     assert!(reached >= 90 * MIB, "{reached}");
@@ -316,6 +317,19 @@ async fn both_ways_at_once_neither_shrinks_to_nothing_nor_grows_without_end() {
             "{round_trip:?}: {queue:?} afterwards"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slower_of_two_directions_may_queue_more() {
+    let queue_beside = |other_way| {
+        let mut path = Path::new(40 * MIB, millis(5));
+        path.interactive = false;
+        path.other_way = other_way;
+        path.saturate(Duration::from_secs(4)).1
+    };
+    let (slower, faster) = (queue_beside(60 * MIB), queue_beside(20 * MIB));
+    assert!(slower >= faster + BOTH_WAYS, "{slower:?} {faster:?}");
+    assert!(slower <= BULK_HEADROOM + BOTH_WAYS * 3, "{slower:?}");
 }
 
 #[tokio::test(start_paused = true)]
