@@ -135,7 +135,7 @@ pub enum Command {
     Stop(StopArgs),
     /// Remove what dead sessions of yours left in the cluster
     Cleanup(CleanupArgs),
-    /// Check everything a session needs, create nothing, and say what to do
+    /// Check everything a session needs and say what to do; creates nothing but with --deep
     Doctor(Box<DoctorArgs>),
     /// Show what options are set to, and by what
     Config(ConfigArgs),

@@ -290,6 +290,12 @@ impl<E: Send + 'static> Running<E> {
         self.alive.unheard()
     }
 
+    /// What the session travels on, for whoever measures it.
+    #[must_use]
+    pub fn link(&self) -> &LinkHandle {
+        &self.link
+    }
+
     /// Whether the transport ended before the path had shown that it leaves bytes alone.
     #[must_use]
     pub fn path_suspect(&self) -> bool {

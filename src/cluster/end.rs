@@ -51,17 +51,28 @@ pub struct Ending {
     session: String,
     /// What was still there, or may have been, when the time was up; empty after a clean end.
     pub leftovers: Vec<ObjectRef>,
+    /// Kinds that may not be listed: whether one of them is left is not known.
+    pub unseen: Vec<&'static str>,
     /// The last request that failed, if one did.
     pub error: Option<ApiError>,
 }
 
 impl Ending {
-    pub(super) fn not_tried(namespace: &str, session: &str, object: ObjectRef) -> Self {
+    /// Nothing is left.
+    pub(crate) fn clean(namespace: &str, session: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
             session: session.to_owned(),
-            leftovers: vec![object],
+            leftovers: Vec::new(),
+            unseen: Vec::new(),
             error: None,
+        }
+    }
+
+    pub(super) fn not_tried(namespace: &str, session: &str, object: ObjectRef) -> Self {
+        Self {
+            leftovers: vec![object],
+            ..Self::clean(namespace, session)
         }
     }
 
@@ -98,12 +109,7 @@ impl fmt::Display for Ending {
 /// [`LOST_WAIT`] when the API server may be away). Sends nothing if nothing was created.
 pub async fn end(server: &ApiServer, footprint: &Footprint, wait: Duration) -> Ending {
     let remaining = Remaining::default();
-    let mut ending = Ending {
-        namespace: footprint.namespace().to_owned(),
-        session: footprint.session().to_string(),
-        leftovers: Vec::new(),
-        error: None,
-    };
+    let mut ending = Ending::clean(footprint.namespace(), footprint.session().as_str());
     if footprint.is_empty() {
         return ending;
     }
@@ -134,6 +140,7 @@ pub async fn end(server: &ApiServer, footprint: &Footprint, wait: Duration) -> E
         tracing::debug!("clean-up not finished in time");
     }
     ending.leftovers = remaining.list();
+    ending.unseen = remaining.unseen();
     ending
 }
 

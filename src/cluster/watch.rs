@@ -5,7 +5,7 @@
 //! [`look`], to say what happened and to decide whether a new agent makes sense. It must drop the
 //! watch before it deletes the Job itself.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -31,6 +31,8 @@ use super::{
 const SETTLE: Duration = Duration::from_millis(200);
 /// Between two looks at an API server that does not answer.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks for a pod's address.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(200);
 /// Changes waiting to be read.
 const CHANGES: usize = 16;
 
@@ -212,6 +214,30 @@ fn pod_is_over(pod: &Pod, agent: &Agent) -> bool {
 }
 
 /// The pod with the agent's UID; `None` if it is gone or another has its name.
+/// The address of the agent's pod, which its status tells up to a second after the container's start; `None` when there
+/// is none within `patience`, or no such pod.
+///
+/// # Errors
+/// The API server did not tell.
+pub async fn pod_address(
+    server: &ApiServer,
+    agent: &Agent,
+    patience: Duration,
+) -> Result<Option<IpAddr>, ApiError> {
+    let deadline = time::Instant::now() + patience;
+    loop {
+        let Some(pod) = get_pod(server, agent).await? else {
+            return Ok(None);
+        };
+        let address = pod.status.and_then(|status| status.pod_ip);
+        let address = address.and_then(|address| address.parse().ok());
+        if address.is_some() || time::Instant::now() >= deadline {
+            return Ok(address);
+        }
+        time::sleep(ADDRESS_PAUSE).await;
+    }
+}
+
 async fn get_pod(server: &ApiServer, agent: &Agent) -> Result<Option<Pod>, ApiError> {
     let pods: Api<Pod> = Api::namespaced(server.client(), &agent.namespace);
     match server.request(("get", "pods"), pods.get(&agent.pod_name)).await {

@@ -1,13 +1,14 @@
-//! `kubectl tunnel doctor`: what a session would meet, found out without starting one.
+//! `kubectl tunnel doctor`: what a session would meet, found out without starting one; with `--deep` in one.
 //!
 //! ```text
 //! here.rs    plugin, PATH, kubeconfig
 //! server.rs  server, version, clock -> who we are -> namespace, rights, WebSocket -> dry run, leftovers
+//! deep.rs    start -> probe, round trip, DNS, throughput -> removal
 //! report.rs  the lines, or one JSON object
 //! ```
 //!
-//! A check that needs one which failed says so; all others are made nevertheless. Nothing is created, and nothing needs
-//! a right beyond those of a session: what may not be seen is said to be so.
+//! A check that needs one which failed says so; all others are made nevertheless. Without `--deep` nothing is created.
+//! Nothing needs a right beyond those of a session: what may not be seen is said to be so.
 
 use super::Context;
 use super::attach::ask_agent;
@@ -22,6 +23,7 @@ use crate::error::Error;
 use crate::program;
 use crate::ui::Output;
 
+mod deep;
 mod here;
 mod report;
 mod server;
@@ -48,10 +50,17 @@ pub(super) async fn run(arguments: &DoctorArgs, context: &Context) -> Result<(),
         Err(error) => return Err(Error::AgentFlags(error)),
     };
     let shutdown = context.shutdown.clone();
-    let checks = tokio::select! {
-        checks = examine(options.as_ref(), context) => checks,
+    let (mut checks, reached) = tokio::select! {
+        examined = examine(options.as_ref(), context) => examined,
         () = shutdown.orderly().cancelled() => return Ok(()),
     };
+    if arguments.deep {
+        match deep::run(&checks, options.ok(), reached, arguments, context).await? {
+            Some(deep) => checks.extend(deep),
+            // The user has asked for the end; the session is removed.
+            None => return Ok(()),
+        }
+    }
     context.printer.steps_done();
     context.printer.data(&match context.printer.output() {
         Output::Json => report::json(&checks).to_string(),
@@ -63,7 +72,10 @@ pub(super) async fn run(arguments: &DoctorArgs, context: &Context) -> Result<(),
     }
 }
 
-async fn examine(options: Result<&AgentOptions, &Error>, context: &Context) -> Vec<Check> {
+/// The server that was asked, and how.
+type Reached = (Access, ApiServer);
+
+async fn examine(options: Result<&AgentOptions, &Error>, context: &Context) -> (Vec<Check>, Option<Reached>) {
     let mut checks = vec![here::plugin(options.err()), here::path(&context.env)];
     let options = options.ok();
     checks.extend(options.map(here::image));
@@ -75,17 +87,16 @@ async fn examine(options: Result<&AgentOptions, &Error>, context: &Context) -> V
             let of_a_server = ["server", "version", "clock", "credentials"];
             checks.extend(not_checked(&of_a_server, "there is no server to ask"));
             checks.extend(not_checked(&OF_A_USER, "there is no server to ask"));
-            return checks;
+            return (checks, None);
         }
     }
     // A credential plugin may ask something: no line may move until it is done.
-    match Access::new(overrides, context.env.clone(), "doctor")
-        .connect()
-        .await
-    {
+    let access = Access::new(overrides, context.env.clone(), "doctor");
+    match access.connect().await {
         Ok(server) => {
             context.last_words.in_namespace(server.namespace());
             checks.extend(ask(&server, options, context).await);
+            return (checks, Some((access, server)));
         }
         Err(error) => {
             let name = match error {
@@ -100,7 +111,7 @@ async fn examine(options: Result<&AgentOptions, &Error>, context: &Context) -> V
             checks.extend(not_checked(&OF_A_USER, reason));
         }
     }
-    checks
+    (checks, None)
 }
 
 fn not_checked(names: &[&'static str], reason: &str) -> Vec<Check> {

@@ -80,6 +80,15 @@ impl Narrator {
         }
     }
 
+    /// Tells nothing: for a session that somebody else tells about.
+    pub(super) fn silent() -> Self {
+        Self {
+            standing_tx: StandingTx::default(),
+            facts: SharedFacts::default(),
+            task: Mutex::default(),
+        }
+    }
+
     /// Where the session writes how it stands.
     pub(super) fn standing(&self) -> StandingTx {
         self.standing_tx.clone()

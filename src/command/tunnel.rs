@@ -12,7 +12,7 @@
 //!
 //! Lost transports are the session's business and never seen here; what became of a lost agent is decided in
 //! [`loss`], the next one made in [`agents`]. With `--on-demand` a command has one session after the other, and none
-//! in between ([`on_demand`]); the local ports ([`doors`]) stay.
+//! in between ([`on_demand`]); the local ports ([`doors`]) stay. `doctor` has a session without any ([`trial`]).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,6 +55,7 @@ mod loss;
 mod on_demand;
 mod removal;
 mod seen;
+pub(super) mod trial;
 
 /// How long open connections may take to end once the user asked for the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,23 +1,33 @@
-//! `doctor`: each cause that keeps sessions from starting is named with its cure, and nothing is created.
+//! `doctor`: each cause that keeps sessions from starting is named with its cure, and nothing is created; with `--deep`
+//! one session, of which nothing is left.
 
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::harness::audit::AuditLog;
 use crate::harness::namespace::{Namespace, kubectl_config};
 use crate::harness::plugin::Launch;
 use crate::harness::relay::Relay;
 use crate::harness::settings::Settings;
+use crate::harness::tls_relay::{Harm, TlsRelay};
 use crate::harness::{notice, poll, run};
 use crate::policy::quota;
 use crate::refuse::user_with_token;
 
 /// Two deadlines of a request and a lot of air.
 const TOLD: Duration = Duration::from_secs(15);
+
+/// A session as well: its start, its measurements, its removal.
+const DEEPLY: Duration = Duration::from_secs(90);
+
+/// The lines of `--deep`.
+const DEEP: [&str; 6] = ["start", "probe", "round-trip", "dns", "throughput", "removal"];
 
 /// What `doctor` found, and its exit code.
 struct Found {
@@ -27,7 +37,11 @@ struct Found {
 
 impl Found {
     async fn by(launch: Launch) -> Self {
-        let ended = launch.finish(TOLD).await;
+        Self::within(TOLD, launch).await
+    }
+
+    async fn within(limit: Duration, launch: Launch) -> Self {
+        let ended = launch.finish(limit).await;
         let report = ended.events.first().expect("one object").clone();
         assert_eq!(ended.events.len(), 1, "{}", ended.said);
         let code = ended.status.code().expect("an exit code");
@@ -289,5 +303,136 @@ fn what_a_killed_plugin_left_is_told_with_the_command_that_removes_it() {
             })
         })
         .await;
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn deep_measures_a_session_and_nothing_of_it_is_left() {
+    run(async {
+        let namespace = Namespace::create().await;
+        let mut audit = AuditLog::open();
+        let found = Found::within(DEEPLY, doctor(&namespace, &["--deep"])).await;
+        // What is left now was left when it said that nothing is.
+        assert_eq!(namespace.strangers().await.len(), 0);
+        notice(&found.report["checks"].to_string());
+        assert_eq!(found.code, 0, "{}", found.report);
+        for name in DEEP.into_iter().filter(|name| *name != "start") {
+            found.expect(name, "ok", &[]);
+        }
+        // A busy machine may take long for a start, and then it says so.
+        let start = found.check("start");
+        assert!(start["measured"]["seconds"].as_f64().is_some(), "{start}");
+        let volume = &found.check("throughput")["measured"];
+        let verified = volume["verifiedBytes"].as_u64().expect("bytes");
+        assert!((1 << 20..=8 << 20).contains(&verified), "{volume}");
+        if let Some(audit) = &mut audit {
+            let requests = audit.requests(namespace.name());
+            let jobs = requests.iter().filter(|entry| {
+                entry["verb"] == "create"
+                    && entry["objectRef"]["resource"] == "jobs"
+                    && !entry["requestURI"]
+                        .as_str()
+                        .is_some_and(|uri| uri.contains("dryRun"))
+            });
+            assert_eq!(jobs.count(), 1);
+        }
+    });
+}
+
+/// Sessions need no right to list `ConfigMaps`: that they may not be seen is said, and is no failure.
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn deep_with_the_least_rights_says_what_it_may_not_see() {
+    run(async {
+        let Some(nobody) = &Settings::get().nobody else {
+            return notice("TUNNEL_TEST_NOBODY_KUBECONFIG is not set");
+        };
+        let namespace = Namespace::create().await;
+        let nobody = namespace.kubeconfig_of(nobody, "nobody");
+        let refused = Found::by(doctor(&namespace, &["--deep"]).with_kubeconfig(&nobody)).await;
+        assert_eq!(refused.code, 1);
+        for name in DEEP {
+            refused.expect(
+                name,
+                "unknown",
+                &["not checked: no session can start, see rights"],
+            );
+        }
+        let role = refused.check("rights")["manifest"].as_str().expect("a Role");
+        let least = role.replacen("verbs: [create, list]", "verbs: [create]", 1);
+        assert_ne!(role, least);
+        apply(&namespace, &least).await;
+        let cured = doctor(&namespace, &["--deep"]).with_kubeconfig(&nobody);
+        let cured = Found::within(DEEPLY, cured).await;
+        assert_eq!(cured.code, 0, "{}", cured.report);
+        cured.expect("throughput", "ok", &[]).expect(
+            "removal",
+            "unknown",
+            &["not allowed to see the configmaps"],
+        );
+        // What it may not see goes as well; the Role and its binding stay.
+        poll(TOLD, "the session's end", async || {
+            let left = namespace.strangers().await;
+            left.iter().all(|name| name.starts_with("role")).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn deep_tells_a_name_service_that_does_not_answer() {
+    run(async {
+        let namespace = Namespace::create().await;
+        // An address for documentation: nobody is there.
+        let patch = r#"{"spec":{"dnsPolicy":"None","dnsConfig":{"nameservers":["192.0.2.1"]}}}"#;
+        let launch = doctor(&namespace, &["--deep", "--patch", patch]);
+        let found = Found::within(DEEPLY, launch).await;
+        assert_eq!(found.code, 1);
+        found
+            .expect(
+                "dns",
+                "failure",
+                &["kubernetes.default.svc", "kubectl get networkpolicies"],
+            )
+            .expect("throughput", "ok", &[])
+            .expect("removal", "ok", &[]);
+        assert_eq!(namespace.strangers().await.len(), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn deep_names_a_path_that_cuts_what_is_sent() {
+    run(async {
+        let namespace = Namespace::create().await;
+        let relay = TlsRelay::start(&namespace, Harm::CutStdin(1 << 10)).await;
+        let launch = doctor(&namespace, &["--deep"]).with_kubeconfig(relay.kubeconfig());
+        let found = Found::within(DEEPLY, launch).await;
+        assert_eq!(found.code, 1);
+        found
+            .expect(
+                "probe",
+                "failure",
+                &["of the probe's 81920 bytes", "try without it"],
+            )
+            .expect("dns", "unknown", &["not checked"])
+            .expect("removal", "ok", &[]);
+        namespace.wait_empty(TOLD).await;
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn ctrl_c_during_deep_leaves_nothing() {
+    run(async {
+        let namespace = Namespace::create().await;
+        let plugin = doctor(&namespace, &["--deep"]).start();
+        namespace.wait_stranger("pods", TOLD).await;
+        plugin.signal(Signal::INT);
+        let ended = plugin.end(TOLD).await;
+        ended.expect_code(0);
+        assert_eq!(namespace.strangers().await.len(), 0);
     });
 }

@@ -213,6 +213,12 @@ impl Link {
         self.probe.echoed == probe::PROBE_LENGTH
     }
 
+    /// Bytes of the newest probe that came back as they should.
+    #[must_use]
+    pub fn probe_echoed(&self) -> u32 {
+        self.probe.echoed
+    }
+
     /// Whether a probe was started and has not come back whole.
     #[must_use]
     pub fn probe_unanswered(&self) -> bool {

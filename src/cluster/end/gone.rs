@@ -4,7 +4,7 @@
 //! [`Remaining`] as it changes, so that a caller whose time is up still knows it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -27,7 +27,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is known to be left, by kind.
 #[derive(Debug, Default)]
-pub(super) struct Remaining(Mutex<BTreeMap<&'static str, Names>>);
+pub(super) struct Remaining {
+    names: Mutex<BTreeMap<&'static str, Names>>,
+    /// Kinds that we may not look for.
+    unseen: Mutex<BTreeSet<&'static str>>,
+}
 
 impl Remaining {
     pub(super) fn add(&self, object: ObjectRef) {
@@ -42,14 +46,22 @@ impl Remaining {
             .collect()
     }
 
+    pub(super) fn unseen(&self) -> Vec<&'static str> {
+        lock(&self.unseen).iter().copied().collect()
+    }
+
     fn set(&self, kind: &'static str, names: &Names) {
         self.lock().insert(kind, names.clone());
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Names>> {
-        // Every change is a single insert.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.names)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is a single insert.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns when no object of this kind with these labels is left, or when we may not look.
@@ -97,6 +109,9 @@ pub(super) async fn wait<K>(
                 }
             }
             Err(error) if matches!(error.code(), Some(401 | 403 | 404)) => {
+                if error.code() != Some(404) {
+                    lock(&remaining.unseen).insert(kind);
+                }
                 remaining.set(kind, &Names::new());
                 return;
             }

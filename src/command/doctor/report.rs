@@ -11,9 +11,9 @@ use crate::error::Error;
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
     Ok,
-    /// Sessions work, but not everything does.
+    /// Sessions work, but not everything does, or not as well as it should.
     Warning,
-    /// No session can start.
+    /// No session can start, or one is of no use.
     Failure,
     /// It could not be told: something before it failed, or the user may not see it.
     Unknown,
@@ -42,6 +42,9 @@ pub(super) struct Check {
     /// Something to give to `kubectl apply -f -`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<String>,
+    /// The message's numbers, for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) measured: Option<serde_json::Value>,
 }
 
 impl Check {
@@ -52,6 +55,7 @@ impl Check {
             message: message.into(),
             hint: None,
             manifest: None,
+            measured: None,
         }
     }
 
@@ -87,6 +91,11 @@ impl Check {
         let said = std::iter::once(report.summary).chain(report.causes);
         self.message = said.collect::<Vec<_>>().join(": ");
         self.hint = report.hint;
+        self
+    }
+
+    pub(super) fn measured(mut self, numbers: serde_json::Value) -> Self {
+        self.measured = Some(numbers);
         self
     }
 

@@ -51,13 +51,23 @@ pub(super) struct Live {
 impl Tunnel<'_> {
     /// Starts the agent and brings the session up.
     pub(super) async fn come_up(&self) -> Result<Live, Error> {
+        self.come_up_telling(&|_| ()).await
+    }
+
+    /// The same; `seen` is told each step of the start, and none for the attach behind them.
+    pub(super) async fn come_up_telling(
+        &self,
+        seen: &(dyn Fn(Option<&StartStep>) + Send + Sync),
+    ) -> Result<Live, Error> {
         let request = self.start_request(self.stage.options.clone());
         let started = Instant::now();
         let agent = start::start(self.stage.server, &request, &self.footprint, &|step| {
             self.progress(step);
+            seen(Some(step));
         })
         .await
         .map_err(start_error)?;
+        seen(None);
         self.stage.context.printer.step("attaching");
         self.attach(agent, LeaseTerms::of(&self.stage.options), started, None)
             .await

@@ -1,5 +1,7 @@
 //! The end of a session in the cluster, and in words.
 
+use std::time::Duration;
+
 use super::Tunnel;
 use crate::cluster::end::{self, END_WAIT, LOST_WAIT};
 use crate::error::Error;
@@ -8,36 +10,46 @@ use crate::program;
 impl Tunnel<'_> {
     /// Deletes what was made and tells what is left. Keeps the error the session ended with.
     pub(super) async fn remove(&self, result: Result<(), Error>) -> Result<(), Error> {
-        let printer = &self.stage.context.printer;
-        let at_once = self.stage.context.shutdown.at_once();
         let wait = if matches!(result, Err(Error::Lost { .. })) {
             LOST_WAIT
         } else {
             END_WAIT
         };
-        let result = match result {
-            Err(Error::SecondSignal) => Err(Error::SecondSignal),
+        match result {
+            Err(Error::SecondSignal) => Err(self.remove_fast().await),
             // Everything is another process's now.
-            Err(Error::TakenOver) => return Err(Error::TakenOver),
+            Err(Error::TakenOver) => Err(Error::TakenOver),
             result => {
-                if !self.footprint.is_empty() && !self.footprint.keep() {
-                    printer.step(&format!("removing session {}", self.footprint.session()));
-                }
-                tokio::select! {
-                    ending = end::end(self.stage.server, &self.footprint, wait) => {
-                        printer.steps_done();
-                        return self.told(result, &ending);
-                    }
-                    () = at_once.cancelled() => Err(Error::SecondSignal),
-                }
+                let ending = self.delete(wait).await?;
+                self.told(result, &ending)
             }
-        };
+        }
+    }
+
+    /// Deletes what was made, and waits for at most `wait` until it is gone; fails when the user does not wait.
+    pub(super) async fn delete(&self, wait: Duration) -> Result<end::Ending, Error> {
+        let printer = &self.stage.context.printer;
+        if !self.footprint.is_empty() && !self.footprint.keep() {
+            printer.step(&format!("removing session {}", self.footprint.session()));
+        }
+        tokio::select! {
+            ending = end::end(self.stage.server, &self.footprint, wait) => {
+                printer.steps_done();
+                Ok(ending)
+            }
+            () = self.stage.context.shutdown.at_once().cancelled() => Err(self.remove_fast().await),
+        }
+    }
+
+    /// What a second signal leaves time for.
+    pub(super) async fn remove_fast(&self) -> Error {
+        let printer = &self.stage.context.printer;
         printer.steps_done();
         if let Err(error) = end::end_fast(self.stage.server, &self.footprint).await {
             printer.warn(&format!("the job was not deleted: {error}"));
             self.stage.context.last_words.left(self.jobs());
         }
-        result
+        Error::SecondSignal
     }
 
     fn told(&self, result: Result<(), Error>, ending: &end::Ending) -> Result<(), Error> {
@@ -69,7 +81,7 @@ impl Tunnel<'_> {
     }
 
     /// The Jobs that were made, as `job/name`.
-    fn jobs(&self) -> Vec<String> {
+    pub(super) fn jobs(&self) -> Vec<String> {
         let jobs = self.footprint.jobs();
         jobs.iter().map(|job| format!("job/{}", job.name)).collect()
     }

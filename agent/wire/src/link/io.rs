@@ -272,6 +272,12 @@ impl LinkHandle {
         drop(probed_rx.wait_for(|probed| *probed).await);
     }
 
+    /// Bytes of the newest probe that came back as they should.
+    #[must_use]
+    pub fn probe_echoed(&self) -> u32 {
+        self.shared.lock().link.probe_echoed()
+    }
+
     /// Whether a probe was started and has not come back whole: if the transport ended meanwhile, the
     /// path is suspect.
     #[must_use]

@@ -17,6 +17,9 @@ use crate::world::World;
 
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
+/// Where the playground listens.
+const API_SERVER: &str = "127.0.0.1";
+
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     /// What is on disk, by namespace.
@@ -49,7 +52,9 @@ fn replace(world: &World, namespace: &str, text: &str) -> io::Result<()> {
 }
 
 fn table(world: &World, services: &[Arc<Value>], namespace: &str) -> String {
-    let mut text = String::new();
+    // Every cluster's own name, for the API server.
+    let mut text = format!("{API_SERVER} kubernetes.default kubernetes.default.svc");
+    writeln!(text, " kubernetes.default.svc.{CLUSTER_DOMAIN}").expect("writing to a string");
     for service in services {
         let names = names(service, namespace).join(" ");
         for address in addresses(world, services, service) {
