@@ -213,7 +213,6 @@ fn pod_is_over(pod: &Pod, agent: &Agent) -> bool {
         || wait::pod_failure(pod).is_some()
 }
 
-/// The pod with the agent's UID; `None` if it is gone or another has its name.
 /// The address of the agent's pod, which its status tells up to a second after the container's start; `None` when there
 /// is none within `patience`, or no such pod.
 ///
@@ -238,6 +237,7 @@ pub async fn pod_address(
     }
 }
 
+/// The pod with the agent's UID; `None` if it is gone or another has its name.
 async fn get_pod(server: &ApiServer, agent: &Agent) -> Result<Option<Pod>, ApiError> {
     let pods: Api<Pod> = Api::namespaced(server.client(), &agent.namespace);
     match server.request(("get", "pods"), pods.get(&agent.pod_name)).await {

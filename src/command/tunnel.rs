@@ -147,12 +147,7 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
     let stage = Stage {
         id,
         metrics: metrics_url,
-        settings: Settings {
-            reconnect_max: plan.session.reconnect_max,
-            transport_max_age: plan.session.transport_max_age,
-            second: SecondWay::Off,
-            clock: WallClock::default(),
-        },
+        settings: settings(plan.session),
         plan: &plan,
         context,
         access: access.pinned_to(&server),
@@ -169,6 +164,16 @@ pub(super) async fn run(plan: Plan<'_>, context: &Context) -> Result<(), Error> 
             context.printer.steps_done();
             result
         }
+    }
+}
+
+/// How hard the flags ask to try; the second way depends on the agent.
+fn settings(flags: &SessionFlags) -> Settings {
+    Settings {
+        reconnect_max: flags.reconnect_max,
+        transport_max_age: flags.transport_max_age,
+        second: SecondWay::Off,
+        clock: WallClock::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::super::Context;
 use super::super::expose::Listening;
 use super::super::narrate::Narrator;
 use super::loss::{Loss, Verdict};
-use super::{Plan, Stage, Tunnel};
+use super::{Plan, Stage, Tunnel, settings};
 use crate::cluster::agent::Agent;
 use crate::cluster::client::{Access, ApiServer};
 use crate::cluster::end::Ending;
@@ -22,7 +22,7 @@ use crate::cluster::names::SessionId;
 use crate::cluster::options::AgentOptions;
 use crate::cluster::start::StartStep;
 use crate::error::Error;
-use crate::session::{SecondWay, Settings, StandingTx, WallClock};
+use crate::session::StandingTx;
 
 /// How long all objects of a session may take to go, once its Job is deleted: ten times what was measured.
 pub(in crate::command) const REMOVAL_WAIT: Duration = Duration::from_secs(15);
@@ -130,12 +130,7 @@ pub(in crate::command) async fn run(
     let stage = Stage {
         id: SessionId::random(),
         metrics: None,
-        settings: Settings {
-            reconnect_max: ground.plan.session.reconnect_max,
-            transport_max_age: ground.plan.session.transport_max_age,
-            second: SecondWay::Off,
-            clock: WallClock::default(),
-        },
+        settings: settings(ground.plan.session),
         plan: ground.plan,
         context,
         access: ground.access.pinned_to(ground.server),

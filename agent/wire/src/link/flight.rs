@@ -39,7 +39,7 @@ const CLEAN: u64 = LEAST_LIMIT + frame::MAX_FRAME as u64;
 const LEAST_HEADROOM: Duration = Duration::from_millis(3);
 
 /// The same while there is nothing but bulk: what the first keystroke beside it waits longer, below what a person notices.
-const BULK_HEADROOM: Duration = Duration::from_millis(30);
+const BULK_HEADROOM: Duration = Duration::from_millis(15);
 
 /// How long after an interactive message others are expected.
 const INTERACTIVE: Duration = Duration::from_secs(2);
@@ -387,7 +387,7 @@ impl Flight {
         let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
         let for_the_load = match (self.is_interactive(now), self.both_ways) {
             // Each direction waits in the other's queue, and the one with the shorter queue would starve.
-            (false, true) if self.behind => BULK_HEADROOM + BOTH_WAYS * 2,
+            (false, true) if self.behind => BULK_HEADROOM + BOTH_WAYS,
             (false, _) => BULK_HEADROOM,
             (true, true) => LEAST_HEADROOM + BOTH_WAYS,
             (true, false) => LEAST_HEADROOM,
@@ -403,7 +403,13 @@ impl Flight {
         let enough = bytes_in(self.rate(), least.round_trip + headroom);
         let old = now.saturating_duration_since(least.at) >= BELIEVED;
         let limit = if self.growth.is_some() {
-            (enough * 2).max(FIRST_LIMIT)
+            // The long headroom of bulk is a queue already, and need not double.
+            let more = if self.is_interactive(now) {
+                enough
+            } else {
+                bytes_in(self.rate(), least.round_trip + LEAST_HEADROOM)
+            };
+            (enough + more).max(FIRST_LIMIT)
         } else if old {
             // Until a round trip without a queue was seen.
             (self.needed() / 2).max(LEAST_LIMIT)
