@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -34,7 +35,7 @@ use super::measure::{PATIENCE, unless_over};
 const LANES: u8 = 8;
 
 /// Bytes of each lane; all lanes together are what `--help` says.
-const LANE_BYTES: u64 = 1024 * 1024;
+const LANE_BYTES: usize = 1024 * 1024;
 
 /// How long each way is measured at most.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -48,7 +49,7 @@ const MOVED: u64 = 1024;
 /// Between two looks at the link.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// How much is written and read at once.
+/// How much is read at once.
 const CHUNK: usize = 32 * 1024;
 
 /// The number of our listener.
@@ -59,6 +60,9 @@ const DIAL_MS: u16 = 3000;
 
 /// What a lane begins with, before its number.
 type Token = [u8; 16];
+
+/// The bytes of a lane.
+type Block = Arc<[u8]>;
 
 /// What was measured.
 #[derive(Debug)]
@@ -163,8 +167,9 @@ pub(super) async fn measure(
             return Err(NoVolume::Setup(reason));
         }
     };
-    let (up, sent) = go_up(near, link, token).await;
-    let (down, verified) = come_down(far, &sent, link, token).await?;
+    let blocks = blocks();
+    let (up, sent) = go_up(near, link, &blocks).await;
+    let (down, verified) = come_down(far, &sent, link, &blocks).await?;
     Ok(Volume { up, down, verified })
 }
 
@@ -273,12 +278,12 @@ struct Sent {
 }
 
 /// Fills the pod's sockets until all is sent, the pod takes no more, or the time is over.
-async fn go_up(near: Vec<Stream>, link: &LinkHandle, token: Token) -> (Flow, Vec<Sent>) {
+async fn go_up(near: Vec<Stream>, link: &LinkHandle, blocks: &[Block]) -> (Flow, Vec<Sent>) {
     let stop = CancellationToken::new();
     let mut meter = Meter::start(link.progress().acknowledged);
     let mut filling = JoinSet::new();
-    for (lane, stream) in (0..).zip(near) {
-        filling.spawn(fill(lane, stream, Pattern::new(token, lane), stop.clone()));
+    for ((lane, stream), block) in (0..).zip(near).zip(blocks) {
+        filling.spawn(fill(lane, stream, Arc::clone(block), stop.clone()));
     }
     let stalled = STALLED + link.rtt() * 4;
     let mut sent: Vec<Sent> = Vec::new();
@@ -297,21 +302,17 @@ async fn go_up(near: Vec<Stream>, link: &LinkHandle, token: Token) -> (Flow, Vec
     (meter.flow(), sent)
 }
 
-async fn fill(lane: u8, mut stream: Stream, mut pattern: Pattern, stop: CancellationToken) -> Sent {
+async fn fill(lane: u8, mut stream: Stream, block: Block, stop: CancellationToken) -> Sent {
     let mut bytes = 0;
-    let mut chunk = vec![0; CHUNK];
     let write_all = async {
-        while bytes < LANE_BYTES {
-            pattern.fill(&mut chunk);
-            let mut rest = chunk.as_slice();
-            while !rest.is_empty() {
-                // What a cancelled write was given it has not taken.
-                let Ok(length) = stream.write(rest).await else {
-                    return;
-                };
-                rest = rest.get(length..).unwrap_or_default();
-                bytes += u64::try_from(length).unwrap_or(u64::MAX);
-            }
+        let mut rest = &block[..];
+        while !rest.is_empty() {
+            // What a cancelled write was given it has not taken.
+            let Ok(length) = stream.write(rest).await else {
+                return;
+            };
+            rest = rest.get(length..).unwrap_or_default();
+            bytes += u64::try_from(length).unwrap_or(u64::MAX);
         }
         drop(stream.flush().await);
     };
@@ -331,12 +332,12 @@ async fn come_down(
     far: Vec<Stream>,
     sent: &[Sent],
     link: &LinkHandle,
-    token: Token,
+    blocks: &[Block],
 ) -> Result<(Flow, u64), NoVolume> {
     let verified = Arc::new(AtomicU64::new(0));
     let mut meter = Meter::start(link.progress().received);
     let mut draining = JoinSet::new();
-    for (lane, stream) in (0..).zip(far) {
+    for ((lane, stream), block) in (0..).zip(far).zip(blocks) {
         let bytes = sent
             .iter()
             .find(|sent| sent.lane == lane)
@@ -344,7 +345,7 @@ async fn come_down(
         draining.spawn(drain(
             lane,
             stream,
-            Pattern::new(token, lane),
+            Arc::clone(block),
             bytes,
             Arc::clone(&verified),
         ));
@@ -369,70 +370,45 @@ async fn come_down(
 async fn drain(
     lane: u8,
     mut stream: Stream,
-    mut pattern: Pattern,
-    mut bytes: u64,
+    block: Block,
+    bytes: u64,
     verified: Arc<AtomicU64>,
 ) -> Result<(), NoVolume> {
+    let mut rest = &block[..];
     let mut offset = 0;
-    let (mut chunk, mut expected) = (vec![0; CHUNK], vec![0; CHUNK]);
-    while bytes > 0 {
+    let mut chunk = vec![0; CHUNK];
+    while offset < bytes {
         let length = match stream.read(&mut chunk).await {
             // The lane was cut, which is told as bytes that did not come.
             Ok(0) | Err(_) => return Ok(()),
             Ok(length) => length,
         };
-        let (came, should) = (&chunk[..length], &mut expected[..length]);
-        pattern.fill(should);
-        if let Some(at) = came
-            .iter()
-            .zip(should.iter())
-            .position(|(came, should)| came != should)
-        {
-            let offset = offset + u64::try_from(at).unwrap_or(u64::MAX);
+        let came = &chunk[..length];
+        if !rest.starts_with(came) {
+            let same = came
+                .iter()
+                .zip(rest)
+                .take_while(|(came, sent)| came == sent)
+                .count();
+            let offset = offset + u64::try_from(same).unwrap_or(u64::MAX);
             return Err(NoVolume::Altered { lane, offset });
         }
+        rest = &rest[length..];
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         offset += length;
-        bytes = bytes.saturating_sub(length);
         verified.fetch_add(length, Ordering::Relaxed);
     }
     Ok(())
 }
 
-/// Pseudo-random bytes that nothing on the way can guess or compress (Steele, Lea, Flood: `SplitMix`).
-struct Pattern {
-    state: u64,
-    word: [u8; 8],
-    used: usize,
-}
-
-impl Pattern {
-    fn new(token: Token, lane: u8) -> Self {
-        Self {
-            state: u64::from_le_bytes(token.first_chunk().copied().unwrap_or_default()) ^ u64::from(lane),
-            word: [0; 8],
-            used: 8,
-        }
-    }
-
-    fn fill(&mut self, out: &mut [u8]) {
-        for byte in out {
-            if self.used == self.word.len() {
-                self.word = self.mix().to_le_bytes();
-                self.used = 0;
-            }
-            *byte = self.word[self.used];
-            self.used += 1;
-        }
-    }
-
-    fn mix(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
+/// All bytes of each lane, which nothing on the way can guess or compress; made before the time counts.
+fn blocks() -> Vec<Block> {
+    let block = |_| {
+        let mut block = vec![0; LANE_BYTES];
+        rand::rng().fill_bytes(&mut block);
+        Block::from(block)
+    };
+    (0..LANES).map(block).collect()
 }
 
 #[cfg(test)]
@@ -440,20 +416,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pattern_is_the_same_however_it_is_cut_and_each_lane_has_its_own() {
-        let mut whole = vec![0; 1000];
-        Pattern::new([7; 16], 3).fill(&mut whole);
-        let mut pattern = Pattern::new([7; 16], 3);
-        let mut pieces = Vec::new();
-        for length in [1, 2, 13, 8, 976] {
-            let mut piece = vec![0; length];
-            pattern.fill(&mut piece);
-            pieces.extend(piece);
-        }
-        assert_eq!(pieces, whole);
-        let mut other = vec![0; 1000];
-        Pattern::new([7; 16], 4).fill(&mut other);
-        let same = whole.iter().zip(&other).filter(|(a, b)| a == b).count();
+    fn each_lane_has_bytes_of_its_own() {
+        let blocks = blocks();
+        assert_eq!(blocks.len(), usize::from(LANES));
+        let same = blocks[0]
+            .iter()
+            .zip(&blocks[1][..1000])
+            .filter(|(a, b)| a == b)
+            .count();
         assert!(same < 20, "{same} of 1000");
     }
 
