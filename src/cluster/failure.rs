@@ -34,6 +34,8 @@ pub enum FailureKind {
     PriorityClass,
     /// An admission webhook or policy.
     Admission,
+    /// The admission webhook of this name could not be asked.
+    Webhook(String),
     /// Not a valid object: a patch has a misspelt field or a wrong value.
     Invalid,
     /// The namespace is being deleted.
@@ -108,6 +110,7 @@ impl fmt::Display for Failure {
             FailureKind::ServiceAccount => "its service account is missing".to_owned(),
             FailureKind::PriorityClass => "its priority class is missing".to_owned(),
             FailureKind::Admission => "refused by an admission policy".to_owned(),
+            FailureKind::Webhook(name) => format!("the admission webhook {name} could not be asked"),
             FailureKind::Invalid => "not a valid object".to_owned(),
             FailureKind::NamespaceTerminating => "the namespace is being deleted".to_owned(),
             FailureKind::NoMatchingNode => "no node matches".to_owned(),
@@ -162,11 +165,19 @@ fn denial_kind(text: &str) -> FailureKind {
         FailureKind::ServiceAccount
     } else if has("PriorityClass") {
         FailureKind::PriorityClass
-    } else if has("admission webhook") || has("ValidatingAdmissionPolicy") || has("denied the request") {
+    } else if has("ValidatingAdmissionPolicy") || has("denied the request") {
         FailureKind::Admission
+    } else if let Some(name) = broken_webhook(text) {
+        FailureKind::Webhook(name.to_owned())
     } else {
         FailureKind::Other
     }
+}
+
+/// The admission webhook that the API server asked in vain, from the text of its 500 or of a `FailedCreate` event.
+pub fn broken_webhook(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("failed calling webhook \"")?;
+    rest.split_once('"').map(|(name, _)| name)
 }
 
 /// `must specify limits.cpu for: agent; limits.memory for: agent` and the older form
@@ -239,6 +250,18 @@ mod tests {
             (
                 "admission webhook \"validate.kyverno.svc\" denied the request: no",
                 FailureKind::Admission,
+            ),
+            (
+                "ValidatingAdmissionPolicy 'no-jobs' with binding 'no-jobs' denied request: a job needs a team",
+                FailureKind::Admission,
+            ),
+            (
+                "Error creating: Internal error occurred: failed calling webhook \"a.example.com\": failed to call webhook: Post \"https://a/x?timeout=2s\": dial tcp: refused",
+                FailureKind::Webhook("a.example.com".into()),
+            ),
+            (
+                "admission webhook \"a.example.com\" does not support dry run",
+                FailureKind::Other,
             ),
             (
                 "jobs.batch \"x\" is forbidden: unable to create new content in namespace a because it is being terminated",

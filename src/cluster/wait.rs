@@ -197,7 +197,7 @@ impl StartWatch {
                 // The Job controller tries again after a second: what it could not do twice, and
                 // what the text says plainly, is final.
                 let again = self.refused_before || event.count.is_some_and(|count| count > 1);
-                if failure.kind == FailureKind::Other && !again {
+                if matches!(failure.kind, FailureKind::Other | FailureKind::Webhook(_)) && !again {
                     self.refused_before = true;
                     self.last_words = Some((reason.to_owned(), text.to_owned()));
                     return Verdict::Waiting;

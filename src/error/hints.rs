@@ -4,7 +4,7 @@
 
 use crate::cluster::agents::AgentBinaryError;
 use crate::cluster::api_error::{ApiError, ConnectFailure};
-use crate::cluster::failure::{Failure, FailureKind};
+use crate::cluster::failure::{self, Failure, FailureKind};
 use crate::cluster::kubeconfig::KubeconfigError;
 use crate::cluster::service::ServiceError;
 use crate::cluster::upstream::UpstreamError;
@@ -61,8 +61,13 @@ pub(super) fn api(error: &ApiError, namespace: &str) -> Option<String> {
             "something between here and the API server does not pass WebSockets on; try without the proxy"
                 .to_owned(),
         ),
+        ApiError::Server { message, .. } => failure::broken_webhook(message).map(mend_webhook),
         _ => None,
     }
+}
+
+fn mend_webhook(name: &str) -> String {
+    format!("ask who runs the cluster to mend the webhook {name}, or to leave this namespace out of it")
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "most failures need no hint")]
@@ -81,6 +86,11 @@ pub(super) fn failure(failure: &Failure, namespace: &str) -> Option<String> {
             "leave out of `--patch` what it names, or see the namespace's level: `kubectl get namespace {namespace} \
              --show-labels`"
         ),
+        FailureKind::Admission => {
+            "give the pod what it asks for with `--patch`, or ask who runs the cluster for an exemption"
+                .to_owned()
+        }
+        FailureKind::Webhook(name) => mend_webhook(name),
         FailureKind::ImagePull => "name an image the cluster can pull with `--base-image IMAGE`".to_owned(),
         FailureKind::NoMatchingNode => {
             "see whether `--arch` and the node selectors of `--patch` fit a node of this cluster".to_owned()

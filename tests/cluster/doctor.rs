@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::harness::admission::Rule;
 use crate::harness::audit::AuditLog;
 use crate::harness::namespace::{Namespace, kubectl_config};
 use crate::harness::plugin::Launch;
@@ -137,6 +138,46 @@ async fn apply(namespace: &Namespace, manifest: &str) {
     std::fs::write(&file, manifest).expect("write the Role");
     let file = file.to_str().expect("a path");
     namespace.kubectl_ok(&["apply", "-f", file]).await;
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn an_admission_policy_is_named_and_a_start_says_the_same() {
+    run(async {
+        let namespace = Namespace::create().await;
+        let _rule = Rule::no_jobs(&namespace).await;
+        let found = Found::by(doctor(&namespace, &[])).await;
+        found
+            .expect(
+                "job",
+                "failure",
+                &["refused by an admission policy", Rule::MESSAGE, "--patch"],
+            )
+            .expect("pod", "ok", &[]);
+        let ended = namespace.proxy(&[]).finish(TOLD).await;
+        ended
+            .expect_code(5)
+            .expect_said(&["refused by an admission policy", Rule::MESSAGE, "--patch"]);
+        assert_eq!(namespace.strangers().await.len(), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn a_webhook_that_does_not_answer_is_named_and_a_start_says_the_same() {
+    run(async {
+        let namespace = Namespace::create().await;
+        let webhook = "deaf.example.com";
+        let _rule = Rule::deaf_webhook(&namespace, webhook).await;
+        let cure = format!("mend the webhook {webhook}");
+        let found = Found::by(doctor(&namespace, &[])).await;
+        found
+            .expect("job", "failure", &["failed calling webhook", &cure])
+            .expect("pod", "ok", &[]);
+        let ended = namespace.proxy(&[]).finish(TOLD).await;
+        ended.expect_code(5).expect_said(&[webhook, &cure]);
+        namespace.wait_empty(TOLD).await;
+    });
 }
 
 #[test]

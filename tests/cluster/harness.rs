@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) mod admission;
 pub(crate) mod audit;
 pub(crate) mod detour;
 pub(crate) mod dial;
@@ -17,7 +18,6 @@ pub(crate) mod kinds;
 pub(crate) mod local;
 pub(crate) mod namespace;
 pub(crate) mod near;
-pub(crate) mod no_job_pods;
 pub(crate) mod plugin;
 pub(crate) mod process;
 pub(crate) mod relay;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::harness::admission::Rule;
 use crate::harness::namespace::Namespace;
-use crate::harness::no_job_pods::NoJobPods;
 use crate::harness::wan::Wan;
 use crate::harness::{notice, poll, run};
 
@@ -60,7 +60,7 @@ async fn killed_once_there_is(plural: &str, arguments: &[&str]) {
 fn killed_while_the_job_gets_no_pod() {
     run(async {
         let namespace = Namespace::create().await;
-        let _policy = NoJobPods::apply(&namespace).await;
+        let _policy = Rule::no_job_pods(&namespace).await;
         let plugin = namespace.proxy(&[]).start();
         namespace.wait_stranger("jobs", APPEARS).await;
         plugin.kill().await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::harness::admission::Rule;
 use crate::harness::namespace::Namespace;
-use crate::harness::no_job_pods::NoJobPods;
 use crate::harness::{notice, run};
 
 const EMPTY: Duration = Duration::from_secs(5);
@@ -182,11 +182,11 @@ fn an_agent_that_crashes_is_told_with_its_last_words() {
 fn a_job_that_gets_no_pod_is_told() {
     run(async {
         let namespace = Namespace::create().await;
-        let _policy = NoJobPods::apply(&namespace).await;
+        let _policy = Rule::no_job_pods(&namespace).await;
         let ended = namespace.proxy(&[]).finish(TOLD).await;
         ended
             .expect_code(5)
-            .expect_said(&[NoJobPods::MESSAGE])
+            .expect_said(&[Rule::MESSAGE])
             .expect_error_events(5);
         namespace.wait_empty(EMPTY).await;
     });

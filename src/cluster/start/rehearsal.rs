@@ -10,7 +10,6 @@ use super::attempt::create::{self, Mode, Posted, Verdict};
 use super::attempt::is_the_namespaces;
 use super::{Plan, StartError};
 use crate::cluster::{
-    api_error::ApiError,
     client::ApiServer,
     failure::Failure,
     identity::Identity,
@@ -43,16 +42,13 @@ pub struct Rehearsal {
 }
 
 /// Rehearses a start with `options` in the namespace of `server`.
-///
-/// # Errors
-/// The API server could not be asked.
 pub async fn rehearse(
     server: &ApiServer,
     options: &AgentOptions,
     identity: &Identity,
     architecture: Architecture,
     may_create_pods: bool,
-) -> Result<Rehearsal, ApiError> {
+) -> Rehearsal {
     let session = SessionId::random();
     let mut plan = Plan {
         generation: 1,
@@ -84,7 +80,6 @@ pub async fn rehearse(
                     None if is_the_namespaces(&failure.kind) => break Answer::Refused(failure.into()),
                     None => break Answer::Doubtful(failure),
                 },
-                Err(StartError::Api(error)) => return Err(error),
                 Err(error) => break Answer::Refused(error),
             }
         })
@@ -92,15 +87,16 @@ pub async fn rehearse(
         None
     };
     let spec = draft.spec(&plan.resources);
-    let job = match create::job(server, namespace, &spec, Mode::DryRun).await? {
-        Posted::Created(_) => Answer::Admitted,
-        Posted::Refused(error) => Answer::Refused(error),
+    let job = match create::job(server, namespace, &spec, Mode::DryRun).await {
+        Ok(Posted::Created(_)) => Answer::Admitted,
+        Ok(Posted::Refused(error)) => Answer::Refused(error),
+        Err(error) => Answer::Refused(error.into()),
     };
-    Ok(Rehearsal {
+    Rehearsal {
         job,
         pod,
         followed: (plan.resources != options.resources).then_some(plan.resources),
-    })
+    }
 }
 
 /// What the specs of a rehearsal share.

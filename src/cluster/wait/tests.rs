@@ -200,7 +200,7 @@ fn an_unknown_refusal_gets_a_second_chance() {
     );
     assert_eq!(
         kind(watch.observe_event(&job_event("FailedCreate", text))),
-        FailureKind::Other
+        FailureKind::Webhook("x".to_owned())
     );
 }
 

@@ -232,10 +232,8 @@ pub(super) async fn rehearse(
         ];
     }
     let pods = survey.is_none_or(|survey| survey.dry_run);
-    match rehearsal::rehearse(server, options, identity, architecture, pods).await {
-        Ok(rehearsal) => rehearsal_checks(rehearsal, namespace),
-        Err(error) => vec![Check::failed("job", &Error::Api(error), namespace)],
-    }
+    let rehearsal = rehearsal::rehearse(server, options, identity, architecture, pods).await;
+    rehearsal_checks(rehearsal, namespace)
 }
 
 fn rehearsal_checks(rehearsal: Rehearsal, namespace: &str) -> Vec<Check> {

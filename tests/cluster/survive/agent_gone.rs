@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunnel_test_target as ports;
 
+use crate::harness::admission::Rule;
 use crate::harness::namespace::Who;
-use crate::harness::no_job_pods::NoJobPods;
 use crate::harness::plugin::{Plugin, Ready};
 use crate::harness::traffic::{RATE, SERVICE, Stage, Traffic};
 use crate::harness::{notice, process, run};
@@ -88,7 +88,7 @@ fn without_a_successor_in_time_the_session_is_lost() {
         let launch = stage.expose(&["--pod-running-timeout", "15s"]);
         let (plugin, ready) = launch.ready().await;
         let traffic = stage.traffic(&ready, RATE).await;
-        let _policy = NoJobPods::apply(&stage.namespace).await;
+        let _policy = Rule::no_job_pods(&stage.namespace).await;
         let arguments = ["delete", "pod", &ready.pod, "--wait=false"];
         let deleted = stage.namespace.kubectl(Who::Developer, &arguments).await;
         assert!(deleted.status.success(), "{deleted:?}");
@@ -97,7 +97,7 @@ fn without_a_successor_in_time_the_session_is_lost() {
         ended
             .expect_code(6)
             .expect_error_events(6)
-            .expect_said(&[NoJobPods::MESSAGE]);
+            .expect_said(&[Rule::MESSAGE]);
         stage.namespace.wait_empty(LATER).await;
         stage.expect_far_resets(&exchanges, LATER).await;
     });

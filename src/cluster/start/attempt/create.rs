@@ -51,20 +51,12 @@ pub(in crate::cluster::start) async fn dry_run(
     let manifest = spec.dry_run_pod()?;
     match post::<Pod>(server, namespace, ("create", "pods"), manifest, Mode::DryRun).await {
         Ok(Answer::Created(_)) => Ok(Verdict::Admitted),
-        Ok(Answer::Refused(status)) => match status.code {
-            403 => Ok(Verdict::Refused(Failure::denial(
-                object,
-                &status.reason,
-                &status.message,
-            ))),
-            code if is_invalid(code, &status.message) => Ok(Verdict::Refused(Failure::new(
-                FailureKind::Invalid,
-                object,
-                status.reason,
-                status.message,
-            ))),
-            404 => Err(StartError::NoNamespace(namespace.to_owned())),
-            code => {
+        Ok(Answer::Refused(status)) => match (status.code, refusal(object, &status)) {
+            (404, _) => Err(StartError::NoNamespace(namespace.to_owned())),
+            (code, failure) if code == 403 || failure.kind != FailureKind::Other => {
+                Ok(Verdict::Refused(failure))
+            }
+            (code, _) => {
                 // Such as a webhook that takes no dry run.
                 tracing::debug!(code, message = %status.message, "no dry run");
                 Ok(Verdict::Unknown(shorten(&status.message)))
@@ -102,25 +94,27 @@ pub(in crate::cluster::start) async fn job(
             ))),
         }),
         Ok(Answer::Refused(status)) => {
-            let failure = Failure::denial(
-                ObjectRef::new("job", spec.name()),
-                &status.reason,
-                &status.message,
-            );
+            let failure = refusal(ObjectRef::new("job", spec.name()), &status);
             Ok(Posted::Refused(match (status.code, &failure.kind) {
                 (404, _) => StartError::NoNamespace(namespace.to_owned()),
-                (403, FailureKind::Other) => server.explain(call, kube::Error::Api(status)).into(),
-                (403, _) => failure.into(),
-                (code, _) if is_invalid(code, &status.message) => Failure {
-                    kind: FailureKind::Invalid,
-                    ..failure
-                }
-                .into(),
-                _ => server.explain(call, kube::Error::Api(status)).into(),
+                (_, FailureKind::Other) => server.explain(call, kube::Error::Api(status)).into(),
+                _ => failure.into(),
             }))
         }
         Err(error) => Err(error),
     }
+}
+
+/// Why `object` was refused. Admission answers with any code: a policy with 422, a webhook with what it likes.
+fn refusal(object: ObjectRef, status: &Status) -> Failure {
+    let failure = Failure::denial(object, &status.reason, &status.message);
+    if failure.kind == FailureKind::Other && is_invalid(status.code, &status.message) {
+        return Failure {
+            kind: FailureKind::Invalid,
+            ..failure
+        };
+    }
+    failure
 }
 
 /// A patch that makes no valid pod, or one whose fields are misspelt or of another type. Other 400s
