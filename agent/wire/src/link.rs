@@ -41,6 +41,10 @@
 //! What is sent and not yet acknowledged is bounded by what the path needs (`flight`), not only by what may be kept: a
 //! bulk copy does not fill every buffer on the way, behind which a keystroke would wait.
 //!
+//! # In a crowd
+//!
+//! Where many streams begin at once (`crowd`), a transport is written to once a millisecond instead of for each of them.
+//!
 //! # Last words
 //!
 //! A goodbye goes behind everything that was written before it, and names the position it ends at. The link is
@@ -56,6 +60,7 @@ use tokio::time::Instant;
 use crate::frame::{self, Frame};
 use crate::probe;
 
+mod crowd;
 mod end;
 mod flight;
 mod inbound;
@@ -68,6 +73,7 @@ pub use inbound::{ACK_DELAY, ACK_EVERY};
 pub use io::{Health, LinkHandle, LinkStream, channel};
 pub use liveness::{DEAD_AFTER, HEARTBEAT, SUSPECT_AFTER};
 
+use crowd::Crowd;
 use flight::Flight;
 use inbound::Inbound;
 use liveness::{Dead, Liveness};
@@ -95,6 +101,7 @@ pub struct Progress {
 pub struct Link {
     outbound: Outbound,
     flight: Flight,
+    crowd: Crowd,
     inbound: Inbound,
     liveness: Liveness,
     /// Answers, before all data.
@@ -164,6 +171,7 @@ impl Link {
         Self {
             outbound: Outbound::new(limit),
             flight: Flight::new(0, now),
+            crowd: Crowd::default(),
             inbound: Inbound::default(),
             liveness: Liveness::new(now),
             control: VecDeque::new(),
@@ -280,6 +288,17 @@ impl Link {
     /// A short message that somebody waits for is about to be written: bulk keeps out of its way for a while.
     pub fn note_interactive(&mut self, now: Instant) {
         self.flight.on_interactive(now);
+    }
+
+    /// A stream begins while `others` are open.
+    pub fn note_stream(&mut self, others: usize, now: Instant) {
+        self.crowd.on_stream(others, now);
+    }
+
+    /// Whether many streams come and go at once: what is to be sent may wait a moment for company.
+    #[must_use]
+    pub fn is_crowded(&self, now: Instant) -> bool {
+        self.crowd.is_there(now)
     }
 
     /// Smoothed round-trip time through the data path; 50 ms before the first pong.

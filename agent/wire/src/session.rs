@@ -119,7 +119,9 @@ impl Shared {
                 (count < MAX_STREAMS).then_some(count + 1)
             });
         self.begun.fetch_add(1, Ordering::Relaxed);
-        taken.ok().map(|_| Permit {
+        let others = taken.ok()?;
+        self.link.note_stream(others);
+        Some(Permit {
             streams: Arc::clone(&self.streams),
         })
     }

@@ -98,10 +98,34 @@ struct Mark {
 
 /// The most of a span that is over and of the present one, in bytes a second.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
+struct Most {
     before: u64,
     now: u64,
     since: Instant,
+}
+
+impl Most {
+    fn new(now: Instant) -> Self {
+        Self {
+            before: 0,
+            now: 0,
+            since: now,
+        }
+    }
+
+    fn take(&mut self, sample: u64, span: Duration, now: Instant) {
+        if now.saturating_duration_since(self.since) >= span {
+            *self = Self {
+                before: self.now,
+                ..Self::new(now)
+            };
+        }
+        self.now = self.now.max(sample);
+    }
+
+    fn get(self) -> u64 {
+        self.now.max(self.before)
+    }
 }
 
 /// The least round trip, and when it was seen.
@@ -116,6 +140,17 @@ struct Least {
 struct Usual {
     round_trip: Duration,
     deviation: Duration,
+}
+
+/// What came the other way in the last round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OtherWay {
+    /// Next to nothing.
+    Quiet,
+    /// Less than went.
+    Slower,
+    /// More than went.
+    Faster,
 }
 
 /// How the rate grows while it is not known.
@@ -136,14 +171,12 @@ pub(super) struct Flight {
     /// Where the round began, and what came the other way in it.
     round_start: u64,
     received: u64,
-    /// Whether data came the other way in the last round, and whether more came than went.
-    both_ways: bool,
-    behind: bool,
+    other_way: OtherWay,
     /// When an interactive message was sent last.
     interactive_at: Option<Instant>,
     /// Up to here the sender was starved: what goes when all of that has arrived, and nothing more, still is.
     starved_until: Option<u64>,
-    rate: Rate,
+    rate: Most,
     least: Option<Least>,
     usual: Option<Usual>,
     growth: Option<Growth>,
@@ -165,15 +198,10 @@ impl Flight {
             round_end: delivered,
             round_start: delivered,
             received: 0,
-            both_ways: false,
-            behind: false,
+            other_way: OtherWay::Quiet,
             interactive_at: None,
             starved_until: None,
-            rate: Rate {
-                before: 0,
-                now: 0,
-                since: now,
-            },
+            rate: Most::new(now),
             least: None,
             usual: None,
             growth: Some(Growth::default()),
@@ -252,17 +280,9 @@ impl Flight {
             self.on_round_trip(took, mark.in_flight, now);
         }
         let round_over = position >= self.round_end;
-        if round_over {
-            let delivered = position - self.round_start;
-            self.both_ways = self.received > delivered / BOTH_WAYS_PART;
-            self.behind = self.received > delivered;
-            self.round_end = self.marks.back().map_or(position, |mark| mark.end);
-            self.round_start = position;
-            self.received = 0;
-        }
         self.sample_rate(&mark, now);
-        if round_over && !mark.starved {
-            self.on_round(took, now);
+        if round_over {
+            self.on_round(&mark, took, now);
         }
         self.set_limit(news, now);
     }
@@ -307,7 +327,7 @@ impl Flight {
             // Beside data that comes the other way there may be none without that queue in it.
             let most = self
                 .least
-                .filter(|_| self.both_ways)
+                .filter(|_| self.other_way != OtherWay::Quiet)
                 .map_or(sample, |least| least.round_trip * 5 / 4);
             self.least = Some(Least {
                 round_trip: sample.min(most),
@@ -320,29 +340,39 @@ impl Flight {
         // What was sent in a burst may arrive in one; what was sent slowly cannot arrive faster for long.
         let sent = mark.sent_at.saturating_duration_since(mark.delivered_sent_at);
         let took = now.saturating_duration_since(mark.delivered_at).max(sent);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        let sample = (self.delivered - mark.delivered).saturating_mul(1_000_000) / micros;
+        let sample = bytes_a_second(self.delivered - mark.delivered, took);
         if mark.starved && sample <= self.rate() {
             return;
         }
         let span = self
             .least
             .map_or(SPAN, |least| SPAN.max(least.round_trip * SPAN_ROUNDS));
-        if now.saturating_duration_since(self.rate.since) >= span {
-            self.rate = Rate {
-                before: self.rate.now,
-                now: 0,
-                since: now,
-            };
-        }
-        self.rate.now = self.rate.now.max(sample);
+        self.rate.take(sample, span, now);
     }
 
-    /// A round is over in which as much was sent as the limit allows; its last bytes took so long.
-    fn on_round(&mut self, took: Duration, now: Instant) {
+    /// A round is over, with the bytes of `mark`, which took so long.
+    fn on_round(&mut self, mark: &Mark, took: Duration, now: Instant) {
+        let delivered = self.delivered - self.round_start;
+        self.other_way = if self.received > delivered {
+            OtherWay::Faster
+        } else if self.received > delivered / BOTH_WAYS_PART {
+            OtherWay::Slower
+        } else {
+            OtherWay::Quiet
+        };
+        self.round_end = self.marks.back().map_or(self.delivered, |mark| mark.end);
+        self.round_start = self.delivered;
+        self.received = 0;
+        if !mark.starved {
+            self.search(took, now);
+        }
+    }
+
+    /// In the round that is over as much was sent as the limit allows: goes on with the search for the rate, or begins one.
+    fn search(&mut self, took: Duration, now: Instant) {
         let rate = self.rate();
         let Some(growth) = &mut self.growth else {
-            let calm = !self.both_ways
+            let calm = self.other_way == OtherWay::Quiet
                 && !self.is_interactive(now)
                 && self
                     .least
@@ -373,7 +403,7 @@ impl Flight {
 
     /// Bytes a second.
     fn rate(&self) -> u64 {
-        self.rate.now.max(self.rate.before)
+        self.rate.get()
     }
 
     /// What the path holds without a queue.
@@ -385,14 +415,20 @@ impl Flight {
     /// The queue that is allowed, as the time the last byte in it waits.
     fn headroom(&self, least: Least, now: Instant) -> Duration {
         let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
-        let for_the_load = match (self.is_interactive(now), self.both_ways) {
-            // Each direction waits in the other's queue, and the one with the shorter queue would starve.
-            (false, true) if self.behind => BULK_HEADROOM + BOTH_WAYS,
-            (false, _) => BULK_HEADROOM,
-            (true, true) => LEAST_HEADROOM + BOTH_WAYS,
-            (true, false) => LEAST_HEADROOM,
+        let queue = if self.is_interactive(now) {
+            LEAST_HEADROOM
+        } else {
+            BULK_HEADROOM
         };
-        for_the_load.max(least.round_trip / HEADROOM_PART) + jitter.min(least.round_trip).min(MOST_JITTER)
+        // Each direction waits in the other's queue, and the one with the shorter queue would starve.
+        let both_ways = match self.other_way {
+            OtherWay::Quiet => Duration::ZERO,
+            OtherWay::Slower if !self.is_interactive(now) => Duration::ZERO,
+            OtherWay::Slower | OtherWay::Faster => BOTH_WAYS,
+        };
+        queue.max(least.round_trip / HEADROOM_PART)
+            + both_ways
+            + jitter.min(least.round_trip).min(MOST_JITTER)
     }
 
     /// `news` bytes were delivered. The limit grows by a part of that, so that a little more is sent than arrives and not
@@ -423,6 +459,11 @@ impl Flight {
         };
         self.limit = limit.min(self.limit + step);
     }
+}
+
+fn bytes_a_second(bytes: u64, time: Duration) -> u64 {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1_000_000) / micros
 }
 
 fn bytes_in(rate: u64, time: Duration) -> u64 {

@@ -26,6 +26,9 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// How much is read from a transport at once.
 const READ_SIZE: usize = 64 * 1024;
 
+/// How long what is to be sent waits for company in a crowd: the shortest a timer of tokio knows.
+const REST: Duration = Duration::from_millis(1);
+
 /// How long a transport that takes nothing more is still read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -302,6 +305,11 @@ impl LinkHandle {
         self.shared.lock().link.note_interactive(now);
     }
 
+    /// A stream begins while `others` are open; see [`Link::is_crowded`].
+    pub fn note_stream(&self, others: usize) {
+        self.shared.lock().link.note_stream(others, Instant::now());
+    }
+
     /// Round-trip time through the data path.
     #[must_use]
     pub fn rtt(&self) -> Duration {
@@ -386,6 +394,9 @@ impl LinkHandle {
                 self.shared.stirred.notified().await;
                 // Whoever stirred may be in the midst of it: what else is at hand goes into the same write.
                 tokio::task::yield_now().await;
+                if self.shared.lock().link.is_crowded(Instant::now()) {
+                    tokio::time::sleep(REST).await;
+                }
             }
         }
     }
@@ -474,6 +485,8 @@ impl futures::AsyncWrite for LinkStream {
 
 #[cfg(test)]
 mod tests {
+    use futures::AsyncWriteExt as _;
+
     use super::*;
     use crate::frame::Frame;
 
@@ -492,6 +505,65 @@ mod tests {
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// Remembers when something was written to it.
+    struct Clocked(Arc<Mutex<Vec<Instant>>>);
+
+    impl AsyncWrite for Clocked {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.lock().unwrap().push(Instant::now());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// When three messages go out that are written while other tasks run in between.
+    async fn sent_at(crowd: bool) -> Vec<Duration> {
+        let (link, mut stream) = channel();
+        let writes = Arc::default();
+        let (_near, far) = tokio::io::duplex(64);
+        let mut running = pin!(link.run(far, Clocked(Arc::clone(&writes)), 0));
+        let talk = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            writes.lock().unwrap().clear();
+            if crowd {
+                for _ in 0..20 {
+                    link.note_stream(20);
+                }
+            }
+            let start = Instant::now();
+            for _ in 0..3 {
+                stream.write_all(b"open").await.unwrap();
+                stream.flush().await.unwrap();
+                for _ in 0..5 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            start
+        };
+        let start = tokio::select! {
+            end = &mut running => panic!("{end}"),
+            start = talk => start,
+        };
+        let writes = writes.lock().unwrap();
+        writes.iter().map(|at| *at - start).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_crowd_what_comes_together_goes_together() {
+        let alone = sent_at(false).await;
+        assert_eq!(alone, [Duration::ZERO; 3]);
+        let crowd = sent_at(true).await;
+        assert_eq!(crowd, [REST]);
     }
 
     #[tokio::test(start_paused = true)]
