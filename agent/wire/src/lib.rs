@@ -70,6 +70,7 @@
 //! | a stream's data message | 32,764 bytes ([`message::MAX_DATA`]) |
 //! | kept for another transport, each direction | 16 MiB ([`link::REPLAY_LIMIT`]), then the link takes no more |
 //! | in flight, each direction | rate x (least round trip + 3 ms or an eighth; 15 ms beside bulk alone), 64 KiB at least (`link/flight.rs`) |
+//! | writes to a transport in a crowd (8 streams begin within 20 ms beside 4 others) | one a millisecond (`link/crowd.rs`) |
 //! | acknowledged at once, at the latest | every 128 KiB ([`link::ACK_EVERY`]), after 40 ms ([`link::ACK_DELAY`]) |
 //! | streams of a session, both directions together | 1,024 ([`session::MAX_STREAMS`]) |
 //! | what a stream may send before the receiver grants more | 64 KiB ([`window::INITIAL_WINDOW`]) |
