@@ -84,10 +84,10 @@ pub fn install(
     files: &Files,
     root: &Path,
 ) -> Result<PathBuf, Error> {
-    let store = root
-        .join("store")
+    let stored = Path::new("store")
         .join(&manifest.metadata.name)
         .join(&manifest.spec.version);
+    let store = root.join(&stored);
     for (path, file) in files {
         let path = store.join(path);
         write(&path, &file.content)?;
@@ -101,7 +101,9 @@ pub fn install(
     let link = root.join("bin").join(link);
     let folder = root.join("bin");
     std::fs::create_dir_all(&folder).map_err(cannot("make", &folder))?;
-    symlink(store.join(&platform.bin), &link).map_err(cannot("link", &link))?;
+    // From the link's own folder: `root` may be relative to another one.
+    let target = Path::new("..").join(stored).join(&platform.bin);
+    symlink(target, &link).map_err(cannot("link", &link))?;
     Ok(link)
 }
 

@@ -44,6 +44,18 @@ fn a_packed_release_installs_on_every_platform() {
 }
 
 #[test]
+fn what_is_installed_leads_there_from_wherever_it_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let dist = packed(folder.path());
+    let (into, moved) = (folder.path().join("into"), folder.path().join("moved"));
+    check(&dist, &into).unwrap();
+    // As for a root that was given relative to some other folder.
+    std::fs::rename(&into, &moved).unwrap();
+    let program = moved.join("linux-amd64/bin/kubectl-burrow");
+    assert!(program.exists(), "{:?}", std::fs::read_link(&program));
+}
+
+#[test]
 fn an_archive_changed_after_packing_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let dist = packed(folder.path());
