@@ -11,6 +11,9 @@ use super::{poll, say, target};
 
 const GROUP: &str = "admissionregistration.k8s.io/v1";
 
+/// What a policy consists of.
+const POLICY: &str = "validatingadmissionpolicybinding,validatingadmissionpolicy";
+
 /// A rule, in one namespace. Dropping it removes it.
 pub(crate) struct Rule {
     /// Of its objects, which have no namespace.
@@ -26,12 +29,7 @@ impl Rule {
     pub(crate) async fn no_job_pods(namespace: &Namespace) -> Self {
         let expression = "!request.userInfo.username.endsWith(':job-controller')";
         let objects = policy(namespace, "", "pods", expression);
-        let rule = Self::create(
-            namespace,
-            "validatingadmissionpolicybinding,validatingadmissionpolicy",
-            &objects,
-        )
-        .await;
+        let rule = Self::create(namespace, POLICY, &objects).await;
         // Allowed by everything else, so that only the rule can refuse it.
         let controller = ["--as", "system:serviceaccount:kube-system:job-controller"];
         in_force(namespace, &target::pod("probe"), &controller, Self::MESSAGE).await;
@@ -41,12 +39,7 @@ impl Rule {
     /// Refuses all Jobs.
     pub(crate) async fn no_jobs(namespace: &Namespace) -> Self {
         let objects = policy(namespace, "batch", "jobs", "false");
-        let rule = Self::create(
-            namespace,
-            "validatingadmissionpolicybinding,validatingadmissionpolicy",
-            &objects,
-        )
-        .await;
+        let rule = Self::create(namespace, POLICY, &objects).await;
         in_force(namespace, &job(), &[], Self::MESSAGE).await;
         rule
     }

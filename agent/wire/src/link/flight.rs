@@ -279,9 +279,8 @@ impl Flight {
         if news >= PROMPT {
             self.on_round_trip(took, mark.in_flight, now);
         }
-        let round_over = position >= self.round_end;
         self.sample_rate(&mark, now);
-        if round_over {
+        if position >= self.round_end {
             self.on_round(&mark, took, now);
         }
         self.set_limit(news, now);
@@ -415,7 +414,8 @@ impl Flight {
     /// The queue that is allowed, as the time the last byte in it waits.
     fn headroom(&self, least: Least, now: Instant) -> Duration {
         let jitter = self.usual.map_or(Duration::ZERO, |usual| usual.deviation * 2);
-        let queue = if self.is_interactive(now) {
+        let interactive = self.is_interactive(now);
+        let queue = if interactive {
             LEAST_HEADROOM
         } else {
             BULK_HEADROOM
@@ -423,7 +423,7 @@ impl Flight {
         // Each direction waits in the other's queue, and the one with the shorter queue would starve.
         let both_ways = match self.other_way {
             OtherWay::Quiet => Duration::ZERO,
-            OtherWay::Slower if !self.is_interactive(now) => Duration::ZERO,
+            OtherWay::Slower if !interactive => Duration::ZERO,
             OtherWay::Slower | OtherWay::Faster => BOTH_WAYS,
         };
         queue.max(least.round_trip / HEADROOM_PART)
