@@ -2,7 +2,7 @@
 //!
 //! A listener lives as long as the stream that asked for it; its connections may outlive it, so that ending an
 //! `expose` cuts nobody off in the middle. Nothing a caller does ends a listener, and neither does a lost
-//! transport: who calls meanwhile is held for a while, then reset. What happens with a connection that the plugin
+//! transport: who calls meanwhile, or was not answered before, is held for a while, then reset. What happens with a connection that the plugin
 //! does not want is `edge`'s promise: it is reset at once.
 
 use std::convert::Infallible;
@@ -14,10 +14,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tunnel_edge::socket_error;
 use tunnel_wire::link::Health;
-use tunnel_wire::{Open, Protocol, Refusal, Stream};
+use tunnel_wire::{Answer, Open, Protocol, Refusal, Stream};
 
 use crate::edge::Edge;
 use crate::streams::Serving;
@@ -160,10 +162,16 @@ async fn connection(serving: &Serving, listener: u16, tcp: TcpStream, peer: Sock
         listener,
         peer,
     };
-    let Ok(stream) = serving.session.open(&open).await else {
-        return;
+    let opened = tokio::select! {
+        opened = serving.session.open(&open) => opened,
+        () = unanswered(serving, None) => return,
     };
-    edge.relay(stream).await;
+    let Ok(stream) = opened else { return };
+    let answer = stream.answer();
+    tokio::select! {
+        () = edge.relay(stream) => {}
+        () = unanswered(serving, Some(&answer)) => {}
+    }
 }
 
 /// Waits while there is no transport, and tells whether there is one now. A transport that is merely slow is no
@@ -177,10 +185,38 @@ async fn hold(serving: &Serving, edge: &Edge) -> bool {
         return false;
     };
     tokio::select! {
-        health = health_rx.wait_for(|health| *health != Health::Detached) => health.is_ok(),
+        back = back(serving, &mut health_rx) => back,
         () = edge.left() => false,
-        () = tokio::time::sleep(serving.config.hold) => false,
     }
+}
+
+/// Resolves when the transport has been away for as long as callers are held, and the plugin has not answered before:
+/// it may have been lost under the open as well as before it.
+async fn unanswered(serving: &Serving, answer: Option<&Answer>) {
+    let mut health_rx = serving.link.health();
+    while is_detached(&mut health_rx, true).await {
+        if !back(serving, &mut health_rx).await {
+            if answer.is_some_and(Answer::is_here) {
+                break;
+            }
+            return;
+        }
+    }
+    // The relay tells when that is over.
+    std::future::pending::<()>().await;
+}
+
+/// Waits for a transport for as long as callers are held, and tells whether there is one.
+async fn back(serving: &Serving, health_rx: &mut watch::Receiver<Health>) -> bool {
+    timeout(serving.config.hold, is_detached(health_rx, false))
+        .await
+        .unwrap_or(false)
+}
+
+/// Waits until there is no transport, or one; `false` when the link is gone.
+async fn is_detached(health_rx: &mut watch::Receiver<Health>, detached: bool) -> bool {
+    let is = |health: &Health| (*health == Health::Detached) == detached;
+    health_rx.wait_for(is).await.is_ok()
 }
 
 #[cfg(test)]

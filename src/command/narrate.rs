@@ -132,7 +132,8 @@ async fn narrate(printer: Printer, mut standing_rx: watch::Receiver<Standing>, f
         let phase = standing_rx.borrow_and_update().phase.clone();
         let Some(state) = state_of(&phase) else { return };
         told.tell(&printer, &phase);
-        if told.news(&state) {
+        let announced = lock(&facts).as_ref().and_then(|facts| facts.ready.transport_kind);
+        if told.news(&state, announced) {
             printer.event(&Event::State(state.clone()));
         }
         if let Some(facts) = lock(&facts).as_mut() {
@@ -158,13 +159,19 @@ struct Told {
 }
 
 impl Told {
-    /// Whether a state tells anything. The first readiness has an event of its own.
-    fn news(&mut self, state: &State) -> bool {
+    /// Whether a state tells anything. The first readiness has an event of its own, which said `announced` of the way
+    /// if it is out already. That readiness may be over before anybody looks here: then what is seen first is another.
+    fn news(&mut self, state: &State, announced: Option<&str>) -> bool {
         let known = self.state.replace(state.clone());
         if known == self.state {
             return false;
         }
-        state.state != StateName::Ready || std::mem::replace(&mut self.ready, true)
+        if state.state != StateName::Ready {
+            return true;
+        }
+        let lost = known.is_some_and(|known| known.state == StateName::Reconnecting);
+        let moved = announced.is_some() && announced != state.transport_kind;
+        std::mem::replace(&mut self.ready, true) || lost || moved
     }
 
     fn tell(&mut self, printer: &Printer, phase: &Phase) {
@@ -239,4 +246,48 @@ pub(super) fn state_of(phase: &Phase) -> Option<State> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(transport: u32, way: Way) -> State {
+        state_of(&Phase::Ready {
+            transport,
+            way,
+            after: Duration::ZERO,
+        })
+        .unwrap()
+    }
+
+    fn reconnecting() -> State {
+        let reason = "reset".into();
+        state_of(&Phase::Reconnecting { reason, attempt: 1 }).unwrap()
+    }
+
+    const ANNOUNCED: Option<&str> = Some("exec");
+
+    #[test]
+    fn the_first_readiness_is_the_ready_events_and_each_later_one_is_told() {
+        let connecting = StateName::Connecting.into();
+        for announced in [None, ANNOUNCED] {
+            let mut told = Told::default();
+            assert!(told.news(&connecting, None));
+            assert!(!told.news(&ready(1, Way::Exec), announced));
+            assert!(told.news(&reconnecting(), ANNOUNCED));
+            assert!(!told.news(&reconnecting(), ANNOUNCED));
+            assert!(told.news(&ready(2, Way::Exec), ANNOUNCED));
+        }
+    }
+
+    #[test]
+    fn a_readiness_that_was_lost_or_moved_before_anybody_looked_hides_none() {
+        let mut told = Told::default();
+        assert!(told.news(&reconnecting(), ANNOUNCED));
+        assert!(told.news(&ready(2, Way::Exec), ANNOUNCED));
+
+        let mut told = Told::default();
+        assert!(told.news(&ready(2, Way::PortForward), ANNOUNCED));
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tunnel_agent::config::BIND;
+use tunnel_agent::config::{BIND, HOLD};
 use tunnel_wire::{Open, Protocol, Refusal, RefusalCode, Stream};
 
 use crate::support::{InProcess, Plugin, address, config, soon};
@@ -13,7 +13,13 @@ use crate::support::{InProcess, Plugin, address, config, soon};
 const PORT: u16 = 20_000;
 
 async fn listening(address: IpAddr) -> (InProcess, Plugin, Stream) {
-    let agent = InProcess::start(config(&[(BIND, &address.to_string())]));
+    listening_with(address, &[]).await
+}
+
+/// The same with these variables set as well.
+async fn listening_with(address: IpAddr, vars: &[(&str, &str)]) -> (InProcess, Plugin, Stream) {
+    let bind = address.to_string();
+    let agent = InProcess::start(config(&[&[(BIND, bind.as_str())], vars].concat()));
     let plugin = agent.attach().await;
     let listener = plugin
         .open(&Open::Listen {
@@ -92,6 +98,28 @@ async fn callers_are_reset_when_the_session_is_lost() {
     let _other = agent.attach().await;
     let error = soon("the reset", caller.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn of_a_lost_transport_only_callers_without_an_answer_are_reset_when_the_hold_is_over() {
+    let address = address();
+    let (agent, mut plugin, _listener) = listening_with(address, &[(HOLD, "0")]).await;
+    let mut answered = caller(address).await;
+    let (_, _, mut stream) = plugin.accepted().await;
+    stream.accept().await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    soon("a byte", answered.read_u8()).await.unwrap();
+    let mut unanswered = caller(address).await;
+    let (_, _, mut unwanted) = plugin.accepted().await;
+
+    plugin.lose_transport().await;
+    let error = soon("the reset", unanswered.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+
+    plugin.resume(&agent).await.unwrap();
+    soon("the news", unwanted.failed()).await;
+    stream.write_all(b"x").await.unwrap();
+    soon("a byte", answered.read_u8()).await.unwrap();
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ pub use error::{OpenError, Refusal, RefusalCode};
 pub use message::{Open, Protocol};
 pub use relay::relay;
 pub use session::{Incoming, Session};
-pub use stream::Stream;
+pub use stream::{Answer, Stream};
 
 /// Bytes as the fixed vectors of the tests spell them.
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -109,6 +110,20 @@ impl From<Failure> for OpenError {
 struct Wakers {
     reader: AtomicWaker,
     writer: AtomicWaker,
+    /// For [`Answer`], which outlives the borrows of the stream.
+    answered: AtomicBool,
+}
+
+/// Tells whether a stream was accepted, also while something else reads and writes it.
+#[derive(Debug)]
+pub struct Answer(Arc<Wakers>);
+
+impl Answer {
+    /// Whether it was, as far as the stream has been read.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed)
+    }
 }
 
 impl Wake for Wakers {
@@ -184,6 +199,12 @@ impl Stream {
             }
         })
         .await
+    }
+
+    /// Opener: whether the answer has come, for whoever gives the stream away meanwhile.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        Answer(Arc::clone(&self.wakers))
     }
 
     /// Acceptor: answers that the stream is connected to what was asked for.
@@ -321,6 +342,7 @@ impl Stream {
             Message::Opened(upstream) => {
                 self.upstream = upstream;
                 self.answer = Some(Ok(()));
+                self.wakers.answered.store(true, Ordering::Relaxed);
             }
             Message::Refused(refusal) => {
                 self.answer = Some(Err(refusal.clone()));
