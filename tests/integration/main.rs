@@ -8,6 +8,7 @@ mod datagrams;
 mod doctor;
 mod expose;
 mod forward;
+mod into_the_pod;
 mod life;
 mod on_demand;
 mod seen;

@@ -12,21 +12,23 @@
 //!   acceptor  <-- seen  <-- opened | refused  <---- [data ...] <-- end
 //! ```
 
+mod wakers;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures::task::AtomicWaker;
 use futures::{AsyncWrite as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+pub use self::wakers::Answer;
+use self::wakers::Wakers;
 use crate::budget::Budget;
 use crate::error::{OpenError, Refusal};
 use crate::link::LinkHandle;
@@ -104,39 +106,6 @@ impl From<Failure> for OpenError {
     }
 }
 
-/// yamux keeps one waker for reading and one for writing, but either half of this stream may need both
-/// (a writer waits for a grant, a reader sends one): each wake-up reaches both halves.
-#[derive(Debug, Default)]
-struct Wakers {
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-    /// For [`Answer`], which outlives the borrows of the stream.
-    answered: AtomicBool,
-}
-
-/// Tells whether a stream was accepted, also while something else reads and writes it.
-#[derive(Debug)]
-pub struct Answer(Arc<Wakers>);
-
-impl Answer {
-    /// Whether it was, as far as the stream has been read.
-    #[must_use]
-    pub fn is_here(&self) -> bool {
-        self.0.answered.load(Ordering::Relaxed)
-    }
-}
-
-impl Wake for Wakers {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.reader.wake();
-        self.writer.wake();
-    }
-}
-
 impl Stream {
     pub(crate) fn new(io: yamux::Stream, pool: Budget, link: LinkHandle, permit: Permit) -> Self {
         let now = Instant::now();
@@ -204,7 +173,7 @@ impl Stream {
     /// Opener: whether the answer has come, for whoever gives the stream away meanwhile.
     #[must_use]
     pub fn answer(&self) -> Answer {
-        Answer(Arc::clone(&self.wakers))
+        Answer::of(&self.wakers)
     }
 
     /// Acceptor: answers that the stream is connected to what was asked for.
@@ -342,7 +311,7 @@ impl Stream {
             Message::Opened(upstream) => {
                 self.upstream = upstream;
                 self.answer = Some(Ok(()));
-                self.wakers.answered.store(true, Ordering::Relaxed);
+                self.wakers.set_answered();
             }
             Message::Refused(refusal) => {
                 self.answer = Some(Err(refusal.clone()));
