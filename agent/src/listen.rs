@@ -2,8 +2,8 @@
 //!
 //! A listener lives as long as the stream that asked for it; its connections may outlive it, so that ending an
 //! `expose` cuts nobody off in the middle. Nothing a caller does ends a listener, and neither does a lost
-//! transport: who calls meanwhile, or was not answered before, is held for a while, then reset. What happens with a connection that the plugin
-//! does not want is `edge`'s promise: it is reset at once.
+//! transport: who calls meanwhile, or has no answer yet, is held for a while, then reset. What happens with a
+//! connection that the plugin does not want is `edge`'s promise: it is reset at once.
 
 use std::convert::Infallible;
 use std::io;
