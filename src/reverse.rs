@@ -271,9 +271,6 @@ async fn connection(
             return;
         }
     };
-    // Whatever ends this task before both ends have said all must not look like an end to the program. It may be reset
-    // already; then there is nothing to do.
-    drop(local.reset_on_close(true));
     if stream.accept().await.is_err() {
         return;
     }
@@ -283,6 +280,7 @@ async fn connection(
     drop(counted);
     let reason = match end.result {
         Ok(()) => {
+            // It may be reset already; then there is nothing to do.
             drop(local.reset_on_close(false));
             "eof".to_owned()
         }

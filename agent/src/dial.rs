@@ -184,6 +184,8 @@ async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> 
     if let Some(from) = from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
         socket.bind(SocketAddr::new(from, 0))?;
     }
+    // From its first moment: a dial that is given up may have got there, and must not look like a caller who left.
+    socket.set_zero_linger()?;
     socket.connect(to).await
 }
 
@@ -260,6 +262,7 @@ impl DialError {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -322,6 +325,22 @@ mod tests {
             in_turn(parse(&["10.0.0.1:1", "10.0.0.2:1"])),
             parse(&["10.0.0.1:1", "10.0.0.2:1"])
         );
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_is_given_up_as_it_gets_there_is_a_reset() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut dial = Box::pin(connect(None, address));
+        // On loopback the kernel is done with the first poll, and only the second would tell.
+        tokio::select! {
+            biased;
+            _ = &mut dial => panic!("it is told at once"),
+            () = std::future::ready(()) => drop(dial),
+        }
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        let error = accepted.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     /// A port whose queue of callers is full: nothing answers, nothing refuses.

@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tunnel_edge::socket_error;
 use tunnel_edge::udp::Connected;
@@ -29,7 +29,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(900);
 /// The host of a port that is typed without one.
 const LOCALHOST: &str = "localhost";
 
-/// Dials the program and sends it `header`, which may be empty.
+/// Dials the program and sends it `header`, which may be empty. The connection is reset when dropped, also before this
+/// returns: until both ends have said all, nothing that ends it may look like an end to the program.
 pub(super) async fn dial(program: &Program, header: &[u8]) -> Result<Socket, Refusal> {
     let dialled = timeout(DIAL_TIMEOUT, async {
         let mut connection = connect(program).await?;
@@ -112,7 +113,7 @@ async fn dial_each(host: &str, port: u16) -> io::Result<TcpStream> {
     };
     let mut last = no_address();
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match dial_one(address).await {
             Ok(connection) => return Ok(connection),
             // A machine without IPv6 must not hide that nothing listens on IPv4.
             Err(error) if last.kind() == io::ErrorKind::ConnectionRefused => drop(error),
@@ -122,9 +123,20 @@ async fn dial_each(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
+async fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_zero_linger()?;
+    socket.connect(address).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
@@ -144,6 +156,18 @@ mod tests {
             dialled.unwrap();
             accepted.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_is_given_up_as_it_gets_there_is_a_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut dial = Box::pin(dial_one(listener.local_addr().unwrap()));
+        // On loopback the kernel is done with the first poll, and only the second would tell.
+        assert!(dial.as_mut().now_or_never().is_none());
+        drop(dial);
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        let error = accepted.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
