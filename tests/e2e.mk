@@ -2,7 +2,7 @@
 #
 # KUBECONFIG (admin) and TUNNEL_TEST_DEVELOPER_KUBECONFIG name the cluster and its users; what else there is to
 # know is in tests/cluster/harness/settings.rs. The plugin under test is the release build, which people run; the
-# tests themselves share the debug build of `make test`.
+# tests themselves share the debug build of `make test`, whose features are those of the whole workspace.
 
 TEST_TARGET := target/x86_64-unknown-linux-musl/agent/tunnel-test-target
 export TUNNEL_TEST_PLUGIN := $(CURDIR)/target/release/kubectl-tunnel
@@ -19,15 +19,15 @@ endif
 .PHONY: e2e e2e-build e2e-parallel e2e-serial
 
 e2e: e2e-parallel e2e-serial ## run the tests that need a cluster (KUBECONFIG, TUNNEL_TEST_DEVELOPER_KUBECONFIG)
-	$(E2E) 2 --locked --package tunnel-wire --test session
+	$(E2E) 2 --locked --workspace --test session
 
 e2e-build: build
 	$(CARGO) build --locked --package tunnel-test-target --profile agent --target x86_64-unknown-linux-musl
-	$(CARGO) test --locked --test cluster --test cluster_serial --no-run
+	$(CARGO) test --locked --workspace --test cluster --test cluster_serial --test session --no-run
 
 e2e-parallel: e2e-build
-	$(E2E) $(E2E_THREADS) --locked --test cluster
+	$(E2E) $(E2E_THREADS) --locked --workspace --test cluster
 
 # These measure, fill the machine or break the cluster on purpose.
 e2e-serial: e2e-parallel
-	$(E2E) 1 --locked --test cluster_serial
+	$(E2E) 1 --locked --workspace --test cluster_serial
